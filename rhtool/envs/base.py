@@ -1,0 +1,110 @@
+"""What every environment declares: its rewards, its base policy, and the numbers with which the paper trains it.
+
+This module is the schema and stays light; the arrays live in `vector.py` and in each environment's own folder.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from rhtool.schema import choice
+
+if TYPE_CHECKING:
+    from rhtool.envs.vector import VectorEnv
+
+
+@dataclass
+class Training:
+    """The hyperparameters of PPO and ORPO with which the paper trains an environment. `task=orpo` takes them unless told otherwise."""
+
+    iterations: int = 200
+    """iterations of sample, discriminate, update"""
+    batch: int = 4000
+    """env steps of an iteration, those of the base policies included"""
+    lanes: int = 16
+    """copies of the env stepped together, those of the base policies included"""
+    minibatch: int = 128
+    """transitions of one gradient step"""
+    epochs: int = 8
+    """passes of the policy and value function over an iteration's data"""
+    discriminator_epochs: int = 8
+    """passes of the discriminator over an iteration's data"""
+    lr: float = 3e-4
+    """learning rate of Adam, for policy, value function and discriminator"""
+    grad_clip: float | None = None
+    """gradients are scaled down to this global norm; null: they are not"""
+    gamma: float = 0.99
+    """discount"""
+    gae_lambda: float = 0.95
+    """lambda of generalised advantage estimation"""
+    clip: float = 0.2
+    """PPO's clip of the probability ratio"""
+    vf_coeff: float = 0.5
+    """weight of the value loss"""
+    vf_clip: float | None = None
+    """upper limit of a transition's squared value error; null: none"""
+    entropy: float = 0.01
+    """entropy bonus at the start"""
+    entropy_end: float | None = None
+    """entropy bonus after `entropy_steps` env steps, reached linearly; null: it stays"""
+    entropy_steps: int = 500_000
+    """env steps over which the entropy bonus goes to `entropy_end`"""
+    kl_coeff: float = 0.2
+    """weight of KL(old || new) in the loss at the start; it adapts to `kl_target`"""
+    kl_target: float = 0.01
+    """KL(old || new) of an iteration that leaves `kl_coeff` alone"""
+    hidden: list[int] = field(default_factory=lambda: [64, 64])
+    """units of the hidden layers of policy and value function"""
+    share_value: bool = False
+    """one trunk for policy and value function"""
+    reward_clip: float = 1000.0
+    """the penalty of one step is clipped to this size"""
+
+
+@dataclass
+class Scale:
+    """How large a run is: numbers that replace an environment's `training`; null leaves the environment's own."""
+
+    iterations: int | None = None
+    """iterations of training"""
+    batch: int | None = None
+    """env steps of an iteration"""
+    lanes: int | None = None
+    """copies of the env stepped together"""
+    minibatch: int | None = None
+    """transitions of one gradient step"""
+    epochs: int | None = None
+    """passes over an iteration's data"""
+    discriminator_epochs: int | None = None
+    """passes of the discriminator over an iteration's data"""
+    lr: float | None = None
+    """learning rate"""
+    hidden: list[int] | None = None
+    """units of the hidden layers"""
+    episodes: int | None = None
+    """episodes of an evaluation"""
+
+
+@dataclass
+class Env:
+    """A control problem with a proxy reward, a true reward and a base policy."""
+
+    reward_fun: str = choice("proxy", "true")
+    """the reward that `step` returns; both are always in `info`"""
+    variant: str = choice("orpo", "corrected")
+    """orpo: the original's behaviour, quirks included; corrected: its quirks mended"""
+    horizon: int = 100
+    """steps after which an episode is truncated"""
+    reward_std: float = 1.0
+    """standard deviation of the proxy reward of a step under the base policy: the unit of `coeff` for chi2, sqrt_chi2, tv, wasserstein"""
+    reward_mean: float = 1.0
+    """size of the proxy reward of a step under the base policy: the unit of `coeff` for kl"""
+    base_policy: str = ""
+    """directory of the base policy's checkpoint; empty: the one shipped with the package"""
+    training: Training = field(default_factory=Training)
+    """the paper's hyperparameters for this environment"""
+
+    def make_vec(self, lanes: int, seed: int | None = None, **changes: Any) -> VectorEnv:
+        """`lanes` copies stepped together as arrays; `changes` replace fields of this dataclass (`reward_fun="true"`)."""
+        raise TypeError(f"{type(self).__name__} does not implement make_vec")

@@ -1,0 +1,62 @@
+"""Fields of the configuration dataclasses: choices, what counts for a run's identity, and their documentation."""
+
+from __future__ import annotations
+
+import ast
+import dataclasses
+import inspect
+import re
+import textwrap
+from dataclasses import field
+from functools import cache
+from typing import Any
+
+from rhtool.errors import ConfigError, nearest
+
+
+def choice(default: str, *others: str) -> Any:
+    """A string field that takes one of the given values; the first is the default."""
+    return field(default=default, metadata={"choices": (default, *others)})
+
+
+def incidental(default: Any) -> Any:
+    """A field that cannot change a run's result (workers, how often to save): left out of its name and its fingerprint."""
+    factory = {"default_factory": lambda: default} if isinstance(default, list | dict) else {"default": default}
+    return field(metadata={"incidental": True}, **factory)
+
+
+def option_name(cls: type) -> str:
+    """`SqrtChi2` -> `sqrt_chi2`: the option, the file and the word of the papers. A class attribute `name` says otherwise."""
+    return cls.__dict__.get("name") or re.sub(r"(?<=[a-z0-9])(?=[A-Z])", "_", cls.__name__).lower()
+
+
+def check_choices(obj: Any, path: str = "") -> None:
+    """Raise `ConfigError` for a `choice` field, here or in a nested dataclass, whose value is not one of its choices."""
+    for f in dataclasses.fields(obj):
+        value, where = getattr(obj, f.name), f"{path}.{f.name}".lstrip(".")
+        if dataclasses.is_dataclass(value):
+            check_choices(value, where)
+        elif choices := f.metadata.get("choices"):
+            # `env.reward_fun=true` reaches us as the boolean's name, because `true` is a boolean in YAML.
+            value = value.lower() if str(value).lower() in choices else value
+            if value not in choices:
+                raise ConfigError(f"'{value}' is not a value of {where}", where, nearest(str(value), choices))
+            setattr(obj, f.name, value)
+
+
+@cache
+def field_docs(cls: type) -> dict[str, str]:
+    """`{field: docstring}` from the string literals under the fields of a dataclass and of its bases."""
+    docs: dict[str, str] = {}
+    for base in reversed(cls.__mro__):
+        if not dataclasses.is_dataclass(base) or base is object:
+            continue
+        try:
+            body = ast.parse(textwrap.dedent(inspect.getsource(base))).body[0].body
+        except (OSError, TypeError):
+            continue
+        for node, following in zip(body, body[1:], strict=False):
+            if isinstance(node, ast.AnnAssign) and isinstance(following, ast.Expr):
+                if isinstance(following.value, ast.Constant) and isinstance(following.value.value, str):
+                    docs[node.target.id] = inspect.cleandoc(following.value.value)
+    return docs

@@ -1,0 +1,28 @@
+"""What a task is."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, ClassVar
+
+if TYPE_CHECKING:
+    from rhtool.run import Run
+
+
+@dataclass
+class Task:
+    """What to do with a run."""
+
+    uses: ClassVar[tuple[str, ...]] = ("env", "divergence")
+    """the groups that name the run's directory; empty for a tool, which has no directory, no resume and no result.json"""
+
+    def check(self, run: Run) -> None:
+        """Raise `RhtoolError` if something the task needs is missing, before anything expensive is done."""
+
+    def inputs(self, run: Run) -> dict[str, str]:
+        """`{name: path}` of the files and directories whose content decides the result; their hashes enter the fingerprint."""
+        return {}
+
+    def run(self, run: Run) -> dict[str, float]:
+        """Do it, and return `{metric: value}` for `result.json`."""
+        raise TypeError(f"{type(self).__name__} does not implement run")
