@@ -7,8 +7,7 @@ import sys
 import hydra
 from omegaconf import DictConfig
 
-from rhtool.config import CONF, register
-from rhtool.run import from_config
+from rhtool.config import CONF, from_config, register
 
 
 @hydra.main(version_base="1.3", config_path=str(CONF), config_name="config")

@@ -7,19 +7,20 @@ object in one) and a YAML file in `conf/<group>/` that holds only numbers. `env=
 
 from __future__ import annotations
 
+import copy
 import importlib
 import os
 from pathlib import Path
 from typing import Any
 
 from hydra.core.config_store import ConfigStore
-from omegaconf import OmegaConf
+from omegaconf import DictConfig, OmegaConf, open_dict
 
 from rhtool.divergences import Divergence
 from rhtool.envs.base import Env, Scale
 from rhtool.loggers import Logger
 from rhtool.run import Run
-from rhtool.schema import option_name
+from rhtool.schema import check_choices, option_name
 from rhtool.tasks.base import Task
 
 _HERE = Path(__file__).resolve().parent
@@ -56,11 +57,30 @@ def _scaled(key: str, *, _root_: Any) -> Any:
 
 
 def compose(*overrides: str) -> Run:
-    """A `Run` from the overrides of a command line: `compose("task=orpo", "env=tomato", "coeff=0.1").execute()`."""
+    """A `Run` from the overrides of a command line: `compose("task=orpo", "env=tomato", "coeff=0.1").execute()`.
+
+    It has the directory that the command line would give it. Raises `ConfigError` for an override that cannot be used.
+    """
     from hydra import compose as hydra_compose
     from hydra import initialize_config_dir
+    from hydra.core.hydra_config import HydraConfig
 
     register()
     with initialize_config_dir(str(CONF), version_base="1.3"):
         cfg = hydra_compose("config", list(overrides), return_hydra_config=True)
-    return Run.from_config(cfg)
+        HydraConfig.instance().set_config(cfg)
+        return from_config(cfg)
+
+
+def from_config(cfg: DictConfig) -> Run:
+    """The live `Run` of a composed configuration, with its directory. Hydra's own configuration must be set (`HydraConfig`)."""
+    from hydra.core.hydra_config import HydraConfig
+
+    hydra = HydraConfig.get()
+    cfg = copy.deepcopy(cfg)
+    with open_dict(cfg):
+        cfg.pop("hydra", None)
+    run: Run = OmegaConf.to_object(cfg)
+    run.options = {group: option for group, option in hydra.runtime.choices.items() if option and "/" not in group}
+    check_choices(run)
+    return run
