@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 import torch
 from ray.rllib.core.columns import Columns
 from ray.rllib.core.rl_module.apis import ValueFunctionAPI
@@ -61,7 +63,7 @@ class DiscriminatorModule(TorchRLModule):
     def setup(self) -> None:
         """Build the layers from `model_config`."""
         sizes = [self.model_config["inputs"], *self.model_config["hidden"]]
-        layers = [m for a, b in zip(sizes, sizes[1:], strict=False) for m in (nn.Linear(a, b), nn.LeakyReLU(0.01))]
+        layers = [m for a, b in pairwise(sizes) for m in (nn.Linear(a, b), nn.LeakyReLU(0.01))]
         self.net = nn.Sequential(*layers, nn.Linear(sizes[-1], 1))
 
     def score(self, inputs: Tensor) -> Tensor:
@@ -75,7 +77,7 @@ class DiscriminatorModule(TorchRLModule):
 def tower(inputs: int, hidden: list[int]) -> nn.Sequential:
     """Linear and tanh layers of the given sizes."""
     sizes = [inputs, *hidden]
-    layers = [m for a, b in zip(sizes, sizes[1:], strict=False) for m in (normc(nn.Linear(a, b), 1.0), nn.Tanh())]
+    layers = [m for a, b in pairwise(sizes) for m in (normc(nn.Linear(a, b), 1.0), nn.Tanh())]
     return nn.Sequential(*layers)
 
 

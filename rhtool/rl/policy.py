@@ -100,9 +100,9 @@ class Policy:
                 return policy
         if not path.is_dir():
             raise RhtoolError(f"there is no policy at {path}", str(path), "give a run's directory: outputs/…/seed=0")
-        state = read(path)[1]
-        policy = cls.from_spec(state["policy"]["spec"])
-        policy.weights = state["policy"]["weights"]
+        state = read(path, "policy")
+        policy = cls.from_spec(state["spec"])
+        policy.weights = state["weights"]
         return policy
 
 

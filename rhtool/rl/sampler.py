@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
 from typing import Any
 
 import torch
@@ -37,7 +38,7 @@ class Sampler:
         bounds = [lanes * i // workers for i in range(workers + 1)]
         self.runners = [
             actor.remote(policy=policy.copy(), lanes=end - start, first_lane=start, **common)
-            for start, end in zip(bounds, bounds[1:], strict=False)
+            for start, end in pairwise(bounds)
         ]
 
     def sync(self, weights: dict[str, Tensor]) -> None:
