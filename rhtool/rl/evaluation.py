@@ -11,7 +11,7 @@ from torch import Tensor
 
 from rhtool.divergences import KL, TV, Chi2, Divergence, SqrtChi2
 from rhtool.envs.base import Env
-from rhtool.hacking import correlation, return_bound
+from rhtool.hacking import bound_gap, correlation
 from rhtool.rl.discriminator import Features, Scores, pairs
 from rhtool.rl.policy import Policy
 from rhtool.rl.runner import Rollout
@@ -71,8 +71,8 @@ def returns(steps: Rollout, mask: Tensor) -> dict[str, float]:
     return {
         **metrics,
         "correlation": relation.r,
-        "sigma/proxy": relation.sigma_proxy,
-        "sigma/true": relation.sigma_true,
+        "sigma/proxy": relation.proxy_std,
+        "sigma/true": relation.true_std,
         "episode/length": float(mask.sum(0).double().mean()),
     }
 
@@ -145,9 +145,9 @@ def fit_discriminator(
 def exact(env: Env, policy: Policy, base: Policy | None) -> dict[str, float]:
     """Exact values by dynamic programming; empty for an env that is not tabular.
 
-    `exact/true/return`, `exact/proxy/return`; with a base policy also `exact/base/…`, `exact/divergence/<name>` of the occupancy measures
-    averaged over the steps of an episode, `exact/correlation` and `exact/sigma/…` under the base policy, `exact/bound` (Theorem 5.1's
-    lower bound on the gain in true reward per step, in units of its standard deviation) and `exact/gain`, which it bounds.
+    `exact/true/return`, `exact/proxy/return`; with a base policy also `exact/base/…`, `exact/divergence/<name>` of the occupancy
+    measures averaged over the steps of an episode, `exact/correlation` and `exact/sigma/…` under the base policy, `exact/gain`, the
+    gain in true reward per step, `exact/bound`, Theorem 5.1's lower bound on it (absent if r <= 0), and `exact/bound_holds`, 1 or 0.
     """
     mdp = env.tabular()
     if mdp is None:
@@ -159,20 +159,16 @@ def exact(env: Env, policy: Policy, base: Policy | None) -> dict[str, float]:
     base_table = mdp.policy_table(base.probabilities)
     metrics |= {f"exact/base/{reward}/return": float(v) for reward, v in mdp.returns(base_table).items()}
     mu, nu = mdp.occupancy(table), mdp.occupancy(base_table)
-    divergences = {_name(d): float(d.exact(mu, nu)) for d in MEASURES}
-    relation = correlation(mdp.proxy, mdp.true, weights=nu)
-    gains = {
-        "proxy": float((mu * mdp.proxy).sum() - relation.mean_proxy) / relation.sigma_proxy,
-        "true": float((mu * mdp.true).sum() - relation.mean_true) / relation.sigma_true,
+    gap = bound_gap(mu, nu, mdp.proxy, mdp.true)
+    metrics |= {f"exact/divergence/{_name(d)}": d.exact(mu, nu) for d in MEASURES}
+    metrics |= {
+        "exact/correlation": gap.correlation.r,
+        "exact/sigma/proxy": gap.correlation.proxy_std,
+        "exact/sigma/true": gap.correlation.true_std,
+        "exact/gain": gap.true_gain,
+        "exact/bound_holds": float(gap.holds),
     }
-    return metrics | {
-        **{f"exact/divergence/{name}": value for name, value in divergences.items()},
-        "exact/correlation": relation.r,
-        "exact/sigma/proxy": relation.sigma_proxy,
-        "exact/sigma/true": relation.sigma_true,
-        "exact/gain": gains["true"],
-        "exact/bound": return_bound(gains["proxy"], relation.r, divergences["chi2"]),
-    }
+    return metrics if gap.return_bound is None else metrics | {"exact/bound": gap.return_bound}
 
 
 def write_parquet(path: Path, steps: Rollout, mask: Tensor) -> None:

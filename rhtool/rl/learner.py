@@ -191,7 +191,7 @@ class Updater:
             specs[f"discriminator_{i}"] = RLModuleSpec(
                 DiscriminatorModule, *spaces, model_config={"inputs": features, "hidden": list(hidden)}
             )
-        config.training(learner_class=OrpoLearner)
+        config.learners(learner_class=OrpoLearner)
         config.learners(num_learners=learners, num_gpus_per_learner=gpus)
         if learners:
             from rhtool.rl.sampler import start_ray

@@ -15,6 +15,7 @@ from torch import Tensor
 
 from rhtool.divergences import KL, Chi2, NoDivergence
 from rhtool.errors import ConfigError
+from rhtool.hacking import correlation
 from rhtool.rl.discriminator import Features, Scores, pairs
 from rhtool.rl.learner import OrpoConfig, Updater
 from rhtool.rl.policy import Policy
@@ -278,18 +279,11 @@ class Orpo:
 
 def describe(rollout: Rollout) -> dict[str, float]:
     """Returns of the episodes that ended in a rollout, and the correlation of the two rewards over its steps."""
-    metrics = {"correlation": correlation(rollout.proxy.flatten().numpy(), rollout.true.flatten().numpy())}
+    metrics = {"correlation": correlation(rollout.proxy.numpy(), rollout.true.numpy()).r}
     if len(rollout.episodes["length"]):
         metrics |= {f"{reward}/return": float(rollout.episodes[reward].mean()) for reward in ("true", "proxy")}
         metrics["episode/length"] = float(rollout.episodes["length"].mean())
     return metrics
-
-
-def correlation(proxy: np.ndarray, true: np.ndarray) -> float:
-    """Pearson correlation of two samples; nan if one of them is constant."""
-    if proxy.std() == 0 or true.std() == 0:
-        return float("nan")
-    return float(np.corrcoef(proxy, true)[0, 1])
 
 
 def estimates(scores: Tensor) -> dict[str, float]:
