@@ -11,9 +11,21 @@ import sys
 from pathlib import Path
 from typing import Any
 
-PACKAGES = (
-    "rhtool torch ray gymnasium numpy numba scipy hydra-core transformers trl accelerate safetensors libsumo".split()
-)
+PACKAGES = [
+    "rhtool",
+    "torch",
+    "ray",
+    "gymnasium",
+    "numpy",
+    "numba",
+    "scipy",
+    "hydra-core",
+    "transformers",
+    "trl",
+    "accelerate",
+    "safetensors",
+    "libsumo",
+]
 
 
 def provenance() -> dict[str, Any]:

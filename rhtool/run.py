@@ -120,7 +120,6 @@ class Run:
             return self.task.run(self)
         if result := self._finished():
             return result
-        self.task.check(self)
         self.path.mkdir(parents=True, exist_ok=True)
         with lock(self.path / ".lock"):
             if result := self._finished():  # by the process that had the lock until now
@@ -198,23 +197,24 @@ class Run:
         if self.fresh and not _requeued():
             set_aside(self.path)
         record = _json(self.path / "provenance.json") or {"attempts": []}
-        first = not record["attempts"]
+        verb = "again" if record["attempts"] else "start"
         (self.path / "result.json").unlink(missing_ok=True)  # of a failed attempt
         self._started, self._spent, self._iteration, self._total, self._steps = time.monotonic(), 0.0, 0, 0, None
-        self._save_config()
-        self._save_provenance(record)
         self.checkpoints = Checkpoints(self.path / "checkpoints")
         self._csv = Csv(self.path / "metrics.csv")
         self._signals = Signals()
-        self._event("start", attempt=len(record["attempts"]))
-        random.seed(self.seed)
         with contextlib.ExitStack() as stack:
             stack.enter_context(_logging_to(self.path / "run.log"))
             stack.callback(self._csv.close)
             stack.callback(self._signals.__exit__)  # a loop whose body raised is still suspended
             self._progress = stack.enter_context(Progress(self.name))
-            self._progress.line(f"{'start' if first else 'again'}  {self.name}  {self._summary()}")
             try:
+                self.task.check(self)
+                self._save_config()
+                self._save_provenance(record)
+                self._event("start", attempt=len(record["attempts"]))
+                self._progress.line(f"{verb}  {self.name}  {self._summary()}")
+                random.seed(self.seed)
                 self.logger.open(self)
                 stack.callback(self.logger.close)
                 metrics = self.task.run(self)
@@ -223,9 +223,9 @@ class Run:
                 self._progress.line(f"stopped by {stop.signal.name}  {self.path}  (repeat the command to go on)")
                 raise
             except Exception as error:
-                log.debug("failed", exc_info=True)
-                result = self._result("failed", {}, f"{type(error).__name__}: {_first_line(error)}")
-                self._progress.line(f"failed  {self.name}  {result['reason']}")
+                log.debug("failed", exc_info=True)  # in run.log alone
+                self._result("failed", {}, f"{type(error).__name__}: {_first_line(error)}")
+                self._progress.line(f"failed  {self.name}")
                 raise
             result = self._result("done", metrics)
             self._progress.close()
@@ -250,7 +250,7 @@ class Run:
             "seed": self.seed,
             "scale": self.option("scale"),
             "tuned": self.tuned,
-            "fingerprint": fingerprint(self),
+            "fingerprint": (_json(self.path / "provenance.json") or {}).get("fingerprint"),
             "metrics": {key: value if _finite(value) else None for key, value in metrics.items()},
             "steps": None if steps is None else int(steps),
             "seconds": self._seconds(),
@@ -294,10 +294,11 @@ class Run:
     def _save_provenance(self, record: dict[str, Any]) -> None:
         from rhtool.provenance import provenance
 
+        here = identity(self)
         record = {
             "schema": 1,
-            "fingerprint": fingerprint(self),
-            "identity": identity(self),
+            "fingerprint": _digest(here),
+            "identity": here,
             "attempts": [*record["attempts"], {"start": _now(), **provenance()}],
         }
         write_atomic(self.path / "provenance.json", (json.dumps(record, indent=1) + "\n").encode())
@@ -334,7 +335,21 @@ def identity(run: Run) -> dict[str, Any]:
 
 def fingerprint(run: Run) -> str:
     """SHA-256 of `identity(run)`."""
-    return hashlib.sha256(json.dumps(identity(run), sort_keys=True).encode()).hexdigest()
+    return _digest(identity(run))
+
+
+def outcome(run: Run) -> str:
+    """Why the directory of a run holds no result of it; empty if it does."""
+    record, result = _json(run.path / "provenance.json"), _json(run.path / "result.json")
+    if result is None:
+        return "has no result" + ("" if record else " and never began")
+    if result["status"] == "done" and result["fingerprint"] != fingerprint(run):
+        return "the directory holds a run of another configuration"
+    return result["reason"] or ""
+
+
+def _digest(identity: dict[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()
 
 
 def differences(old: dict[str, Any], new: dict[str, Any]) -> list[tuple[str, Any, Any]]:
