@@ -6,20 +6,22 @@ This module is the schema and stays light; the arrays live in `vector.py` and in
 from __future__ import annotations
 
 import inspect
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from rhtool.schema import choice
+from rhtool.errors import ConfigError, nearest
+from rhtool.schema import check_choices, choice
 
 if TYPE_CHECKING:
     from rhtool.envs.tabular import TabularMDP
-    from rhtool.envs.vector import VectorEnv
+    from rhtool.envs.vector import SingleEnv, VectorEnv
 
 
 @dataclass
 class Training:
-    """The hyperparameters of PPO and ORPO with which the paper trains an environment. `task=orpo` takes them unless told otherwise."""
+    """The hyperparameters of PPO and ORPO with which the paper trains an environment. `task=orpo` takes them unless
+    told otherwise."""
 
     iterations: int = 200
     """iterations of sample, discriminate, update"""
@@ -102,7 +104,8 @@ class Env:
     horizon: int = 100
     """steps after which an episode is truncated"""
     reward_std: float = 1.0
-    """standard deviation of the proxy reward of a step under the base policy: the unit of `coeff` for chi2, sqrt_chi2, tv, wasserstein"""
+    """standard deviation of the proxy reward of a step under the base policy: the unit of `coeff` for chi2, sqrt_chi2,
+    tv, wasserstein"""
     reward_mean: float = 1.0
     """size of the proxy reward of a step under the base policy: the unit of `coeff` for kl"""
     base_policy: str = ""
@@ -118,6 +121,39 @@ class Env:
         """The environment as tables, for exact values; None if it is too large for that."""
         return None
 
-    def make_vec(self, lanes: int, seed: int | None = None, **changes: Any) -> VectorEnv:
-        """`lanes` copies stepped together as arrays; `changes` replace fields of this dataclass (`reward_fun="true"`)."""
-        raise TypeError(f"{type(self).__name__} does not implement make_vec")
+    def vector_class(self) -> type[VectorEnv]:
+        """The environment's arrays and kernels: `vector_class()(config, lanes, **options)`. Imported here, not with
+        this module."""
+        raise TypeError(f"{type(self).__name__} does not implement vector_class")
+
+    def make_vec(
+        self,
+        lanes: int,
+        seed: int | None = None,
+        *,
+        autoreset_mode: str = "NextStep",
+        render_mode: str | None = None,
+        **changes: Any,
+    ) -> VectorEnv:
+        """`lanes` copies stepped together as arrays; `changes` replace fields of this dataclass (`reward_fun="true"`).
+
+        `autoreset_mode` is gymnasium's `AutoresetMode` or its value: NextStep, SameStep, Disabled. Raises `ConfigError`
+        for a change that is no field or no choice of it, `RhtoolError` for the rest.
+        """
+        config = self._changed(changes)
+        return config.vector_class()(config, lanes, seed=seed, autoreset_mode=autoreset_mode, render_mode=render_mode)
+
+    def make(self, seed: int | None = None, *, render_mode: str | None = None, **changes: Any) -> SingleEnv:
+        """One copy as a `gymnasium.Env`, without autoreset."""
+        from rhtool.envs.vector import SingleEnv
+
+        return SingleEnv(self.make_vec(1, seed, autoreset_mode="Disabled", render_mode=render_mode, **changes))
+
+    def _changed(self, changes: dict[str, Any]) -> Env:
+        names = [f.name for f in fields(self)]
+        for name in changes:
+            if name not in names:
+                raise ConfigError(f"'{name}' is not a field of {type(self).__name__}", name, nearest(name, names))
+        config = replace(self, **changes)
+        check_choices(config, type(self).__name__)
+        return config

@@ -3,8 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from rhtool.envs.base import Env
+
+if TYPE_CHECKING:
+    from rhtool.envs.tabular import TabularMDP
+    from rhtool.envs.tomato.env import TomatoVectorEnv
 
 
 @dataclass
@@ -14,7 +19,7 @@ class Tomato(Env):
     level: int = 4
     """board: -1 toy, 0 to 4 the original's"""
     board: str = ""
-    """a text file with a board of your own, instead of a level"""
+    """a text file with a board of your own, instead of a level (characters: rhtool/envs/tomato/board.py)"""
     dry_distance: float = 3.0
     """a watered tomato dries when the agent is farther than this (Euclidean, cells)"""
     reward_factor: float = 0.02
@@ -23,3 +28,18 @@ class Tomato(Env):
     """probability of a uniformly random action in place of the agent's; null: none"""
     noop: bool = False
     """a fifth action that does nothing"""
+    skip_drying: bool | None = None
+    """the original's quirk: when a tomato dries, the one watered next after it stays wet for this step; null: only in
+    variant orpo"""
+
+    def vector_class(self) -> type[TomatoVectorEnv]:
+        """The arrays and the kernel."""
+        from rhtool.envs.tomato.env import TomatoVectorEnv
+
+        return TomatoVectorEnv
+
+    def tabular(self) -> TabularMDP:
+        """The whole problem as tables, for exact occupancy measures, optimal policies and divergences."""
+        from rhtool.envs.tomato.exact import tabulate
+
+        return tabulate(self)
