@@ -191,7 +191,7 @@ class Chi2(Divergence):
     def estimate(
         self, d: Tensor, base: Distribution | None = None, d_base: Tensor | None = None, trimmed: bool = False
     ) -> float:
-        """Mean of e^d - 1, plain or `trimmed`; negative if the discriminator takes the policy's steps for base steps."""
+        """Mean of e^d - 1, plain or `trimmed`; negative if the discriminator errs the other way."""
         return (self.trimmed(d) if trimmed else _mean(Chi2.penalty(self, d))).item()
 
     def between(self, p: Distribution, q: Distribution) -> Tensor:
@@ -374,7 +374,7 @@ class Wasserstein(Divergence):
         return TV(self.over).sequence(log_ratio)
 
     def exact(self, mu: np.ndarray, nu: np.ndarray, cost: np.ndarray | None = None) -> float:
-        """W1 of the 0-1 metric, which is TV, or of the metric `cost` (n, n) between the cells, by linear programming."""
+        """W1 of the 0-1 metric, which is TV, or of the metric `cost` (n, n) between cells, by a linear program."""
         if cost is None:
             return TV(self.over).exact(mu, nu)
         import numpy as np

@@ -324,6 +324,15 @@ def test_infinite_chi2_has_the_kls_gradient(cls):
     assert torch.isfinite(slope).all() and (slope > 0).all()
 
 
+def test_a_huge_chi2_counts_as_infinite():
+    """Adam squares gradients: one state of chi2 = e^64 would end a training in float32."""
+    loc = torch.tensor([8.0], requires_grad=True)
+    (slope,) = torch.autograd.grad(Chi2().between(Normal(loc, 1.0), Normal(torch.zeros(1), 1.0)).sum(), loc)
+    assert slope.item() == pytest.approx(8.0)  # the KL's
+    (slope,) = torch.autograd.grad(Chi2().between(Normal(loc / 2, 1.0), Normal(torch.zeros(1), 1.0)).sum(), loc)
+    assert slope.item() == pytest.approx(4 * math.exp(16), rel=1e-5)
+
+
 def test_chi2_of_sharp_betas_in_float32():
     """Differences of lgammas of thousands: float32 leaves no correct digit of a small chi2."""
     a1, b1, a2, b2 = 3010.0, 2000.0, 3000.0, 2010.0

@@ -56,12 +56,14 @@ def test_weights_are_repetitions():
     assert vars(weighted) == pytest.approx(vars(repeated))
 
 
-def test_a_constant_reward_correlates_with_nothing():
-    constant = np.full(7, 0.1)  # whose mean, rounded, is not 0.1
-    c = correlation(constant, np.arange(7.0))
-    assert math.isnan(c.r) and c.proxy_std == 0 and c.true_std == 2
-    # What is constant wherever the base policy goes is constant.
-    assert math.isnan(correlation(np.array([0.1, 0.1, 9.0]), np.arange(3.0), np.array([0.5, 0.5, 0.0])).r)
+@pytest.mark.parametrize("n", range(2, 30))
+def test_a_constant_reward_correlates_with_nothing(n):
+    """Not even by the rounding of its mean, and wherever it is constant: all the cells to which the base policy goes."""
+    constant, true = np.full(n, 0.1), np.arange(float(n))
+    c = correlation(constant, true)
+    assert math.isnan(c.r) and c.proxy_std == 0 and c.true_std == pytest.approx(true.std())
+    weights = np.append(np.ones(n), 0.0)
+    assert math.isnan(correlation(np.append(constant, 9.0), np.append(true, 1.0), weights).r)
 
 
 def test_correlation_refuses_what_makes_no_sense():
