@@ -58,7 +58,7 @@ def test_weights_are_repetitions():
 
 @pytest.mark.parametrize("n", range(2, 30))
 def test_a_constant_reward_correlates_with_nothing(n):
-    """Not even by the rounding of its mean, and wherever it is constant: all the cells to which the base policy goes."""
+    """Not even by the rounding of its mean; and what is constant wherever the base policy goes is constant."""
     constant, true = np.full(n, 0.1), np.arange(float(n))
     c = correlation(constant, true)
     assert math.isnan(c.r) and c.proxy_std == 0 and c.true_std == pytest.approx(true.std())
