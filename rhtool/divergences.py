@@ -2,8 +2,8 @@
 
 One class per divergence D(pi || base), and in each the same five forms of it:
 
-- from the scores d ~ log(mu_pi / mu_base) of a discriminator of occupancy measures, in ORPO (Laidlaw et al. 2025, arXiv
-2403.03185, section 5 and its code): `discriminator_loss`, `penalty`, `estimate`;
+- from the scores d ~ log(mu_pi / mu_base) of a discriminator of occupancy measures, in ORPO (Laidlaw et al. 2025,
+  arXiv 2403.03185, section 5 and its code): `discriminator_loss`, `penalty`, `estimate`;
 - `between`: in closed form between two action distributions, differentiable, for the PPO loss (`over: action`);
 - `sequence`: from the log-ratios of sampled sequences, differentiable, for the loss of RLHF;
 - `exact`: from two tables of probabilities, to which the others are held.
@@ -17,7 +17,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from rhtool.errors import RhtoolError
+from rhtool.errors import ConfigError, RhtoolError
 from rhtool.schema import choice, option_name
 
 if TYPE_CHECKING:
@@ -41,9 +41,7 @@ class Divergence:
         return self.over != "action"
 
     def scale(self, env: Env) -> float:
-        """The unit of `coeff` in `env`: the standard deviation of a step's proxy reward (code README; theorem 5.1's
-        sigma).
-        """
+        """The unit of `coeff`: the standard deviation of a step's proxy reward (theorem 5.1's sigma; code README)."""
         return env.reward_std
 
     def discriminator_loss(self, d_current: Tensor, d_base: Tensor) -> Tensor:
@@ -57,14 +55,14 @@ class Divergence:
         return _mean(softplus(-d_current)) + _mean(softplus(d_base))
 
     def regulariser(self, score_fn: Callable[[Tensor], Tensor], x_current: Tensor, x_base: Tensor) -> Tensor:
-        """A term of the discriminator's loss on its inputs `x` (N, K), where `score_fn(x)` is (N,). A scalar; here 0."""
+        """A term of the discriminator's loss on its inputs (N, K), where `score_fn(x)` is (N,). A scalar; here 0."""
         return x_current.new_zeros(())
 
     def after_update(self, module: nn.Module) -> None:
         """What is done to the discriminator in place after its update; here nothing."""
 
     def penalty(self, d: Tensor, base: Distribution | None = None, d_base: Tensor | None = None) -> Tensor:
-        """What each step pays, (N,), before `coeff` and `scale`: its mean under the policy is the divergence.
+        """What each step pays, (N,), before `coeff` and `scale`; its mean estimates the divergence.
 
         `d` (N,) are the scores of the policy's transitions, `base` the base policy's action distributions (batch (N,))
         at their states, `d_base` (M,) the scores of the base policy's transitions.
@@ -73,7 +71,7 @@ class Divergence:
 
     def estimate(self, d: Tensor, base: Distribution | None = None, d_base: Tensor | None = None) -> float:
         """The divergence estimated from the arguments of `penalty`, in its own unit."""
-        return float(_mean(self.penalty(d, base, d_base)))
+        return _mean(self.penalty(d, base, d_base)).item()
 
     def between(self, p: Distribution, q: Distribution) -> Tensor:
         """D(p || q) of each state, (batch,), differentiable in the parameters of both.
@@ -84,17 +82,15 @@ class Divergence:
         raise self._lacks("closed form between action distributions")
 
     def sequence(self, log_ratio: Tensor) -> Tensor:
-        """D(pi || base) as a scalar from `log_ratio` (N,) = log pi(y) - log pi_base(y) of sequences y sampled from pi.
-        Differentiable.
+        """D(pi || base), a scalar, for the loss. Differentiable in `log_ratio` (N,) = log pi(y) - log base(y), y ~ pi.
 
-        For the loss. In the reward a sequence pays `penalty(log_ratio)`: with sequences as actions the problem is a
-        bandit, where occupancy measures and action distributions have the same divergence (lemma A.6).
+        In the reward a sequence pays `penalty(log_ratio)` instead: with sequences as actions the problem is a bandit,
+        where occupancy measures and action distributions have the same divergence (lemma A.6).
         """
         raise self._lacks("form for sequences")
 
     def exact(self, mu: np.ndarray, nu: np.ndarray) -> float:
-        """D(mu || nu) in float64 of two arrays of probabilities of one shape, whatever it is; `inf` where it is
-        infinite.
+        """D(mu || nu) of two arrays of probabilities of one shape, in float64; `inf` where it is infinite.
 
         Raises `ValueError` if the shapes differ or an array is not a probability distribution.
         """
@@ -102,14 +98,13 @@ class Divergence:
 
     def _lacks(self, form: str, mend: str = "choose divergence=kl, chi2 or sqrt_chi2") -> RhtoolError:
         name = option_name(type(self))
-        return RhtoolError(
-            f"the divergence '{name}' has no {form}", f"divergence={name} divergence.over={self.over}", mend
-        )
+        where = f"divergence={name} divergence.over={self.over}"
+        return RhtoolError(f"the divergence '{name}' has no {form}", where, mend)
 
 
 @dataclass
 class NoDivergence(Divergence):
-    """No regularisation: plain PPO. Every form of it is zero."""
+    """No regularisation: plain PPO. Steps, states and sequences pay zero."""
 
     name: ClassVar[str] = "none"
 
@@ -121,8 +116,8 @@ class NoDivergence(Divergence):
         return d.new_zeros(d.shape)
 
     def between(self, p: Distribution, q: Distribution) -> Tensor:
-        parts = _Pair(p, q)
-        return parts.sum(parts.p[0].new_zeros(parts.shape)).to(parts.dtype)
+        pair = _Pair(p, q)
+        return pair.sum(pair.p[0].new_zeros(pair.shape)).to(pair.dtype)
 
     def sequence(self, log_ratio: Tensor) -> Tensor:
         return log_ratio.new_zeros(())
@@ -136,9 +131,9 @@ class NoDivergence(Divergence):
 class KL(Divergence):
     """KL(pi || base) = E_pi[log(pi / base)]. A step pays d (arXiv 2403.03185, section 5, KL version).
 
-    `sequence` is the k3 estimator, the mean of l + e^-l - 1: it is never negative, and varies less than the mean of l.
-    Through l alone its gradient is that of KL(base || pi); the paper's RLHF code uses it as it is (specification of the
-    language part, 1.5).
+    `sequence` is the k3 estimator, the mean of l + e^-l - 1, l the log-ratio: never negative, and less variable than
+    the mean of l. Its gradient through l is that of KL(base || pi), as in the paper's RLHF code
+    (cassidylaidlaw/llm_optimization).
     """
 
     log_ratio_clip: float = 10.0
@@ -167,38 +162,37 @@ class KL(Divergence):
 
 @dataclass
 class Chi2(Divergence):
-    """chi2(pi || base) = E_base[(pi / base - 1)^2] = E_pi[pi / base - 1]. A step pays e^d - 1 (arXiv 2403.03185,
-    section 5).
+    """chi2(pi || base) = E_base[(pi / base - 1)^2] = E_pi[pi / base - 1]. A step pays e^d - 1.
 
-    With l the log-ratio, `sequence` is the mean of e^l + e^-l - 2: e^-l - 1 has mean zero under pi and makes it never
-    negative (RLHF code, specification of the language part, 1.5).
+    `sequence` is the mean of e^l + e^-l - 2, l the log-ratio: e^-l - 1 has mean zero under pi and keeps it from being
+    negative (cassidylaidlaw/llm_optimization). Charged in the reward, e^d - 1 has half of chi2's policy gradient.
     """
 
     score_clip: float = 30.0
-    """scores are clipped to this size before their exponential is taken, lest it overflow; e^30 = 1e13"""
+    """scores are clipped to this size before their exponential is taken, lest it overflow: e^30 = 1e13"""
     trim: float = 0.01
     """share of the transitions with the lowest, and with the highest, scores that the trimmed mean leaves out"""
     log_ratio_clip: float = 10.0
     """beyond this log-ratio a sequence's exponential goes on as a straight line"""
 
+    def __post_init__(self) -> None:
+        if not 0 <= self.trim < 0.5:
+            raise ConfigError(f"trim={self.trim} leaves nothing of a mean", "divergence.trim", "0 <= trim < 0.5")
+
     def penalty(self, d: Tensor, base: Distribution | None = None, d_base: Tensor | None = None) -> Tensor:
         return d.clamp(-self.score_clip, self.score_clip).expm1()
 
     def trimmed(self, d: Tensor) -> Tensor:
-        """Mean of e^d - 1, a scalar, without the floor(trim N) lowest and as many highest of N transitions (none if N <
-        1 / trim).
-        """
+        """Mean of e^d - 1, a scalar, without the floor(trim N) lowest and as many highest: none if N < 1 / trim."""
         x = Chi2.penalty(self, d).sort().values
-        drop = min(int(self.trim * len(x)), (len(x) - 1) // 2)
-        return x[drop : len(x) - drop].mean()
+        drop = int(self.trim * len(x))
+        return _mean(x[drop : len(x) - drop])
 
     def estimate(
         self, d: Tensor, base: Distribution | None = None, d_base: Tensor | None = None, trimmed: bool = False
     ) -> float:
-        """Mean of e^d - 1, plain or `trimmed`; below zero if the discriminator finds the policy's transitions more like
-        the base's.
-        """
-        return float(self.trimmed(d) if trimmed else _mean(Chi2.penalty(self, d)))
+        """Mean of e^d - 1, plain or `trimmed`; negative if the discriminator errs the other way."""
+        return (self.trimmed(d) if trimmed else _mean(Chi2.penalty(self, d))).item()
 
     def between(self, p: Distribution, q: Distribution) -> Tensor:
         """Closed forms, with 1 + chi2 a product over the actions' dimensions:
@@ -245,9 +239,7 @@ class SqrtChi2(Chi2):
     """chi2 below this is taken for this, without a gradient, before the root of `between` and `sequence`"""
 
     def penalty(self, d: Tensor, base: Distribution | None = None, d_base: Tensor | None = None) -> Tensor:
-        """(e^d - 1) / sqrt(m); plain e^d - 1 if m is not above zero, which noise alone makes it. Few transitions are
-        not trimmed.
-        """
+        """(e^d - 1) / sqrt(m), and e^d - 1 if m is not above zero, as only noise makes it."""
         m = self.trimmed(d)
         return super().penalty(d) / (m.sqrt() if m > 0 else 1.0)
 
@@ -273,8 +265,9 @@ class SqrtChi2(Chi2):
 class TV(Divergence):
     """Total variation, TV(pi, base) = 1/2 sum |pi - base| = max_A pi(A) - base(A). A step pays sign(d).
 
-    The discriminator maximises E_pi tanh(d) - E_base tanh(d), whose supremum is 2 TV, at d of the sign of mu_pi -
-    mu_base (paper's code). With l the log-ratio, `sequence` is the mean of max(0, 1 - e^-l), whose mean under pi is TV.
+    The discriminator maximises E_pi tanh(d) - E_base tanh(d), whose supremum is 2 TV, where d has the sign of
+    mu_pi - mu_base (paper's code). `sequence` is the mean of max(0, 1 - e^-l), l the log-ratio; through l alone, the
+    sequences that pi prefers push back with their probability under the base policy.
     """
 
     score_l2: float = 0.01
@@ -289,27 +282,24 @@ class TV(Divergence):
         return d.sign()
 
     def estimate(self, d: Tensor, base: Distribution | None = None, d_base: Tensor | None = None) -> float:
-        """1/2 (E_pi sign(d) - E_base sign(d)) with `d_base`, at most TV; without it E_pi sign(d), as the paper's code
-        logs it.
-        """
+        """1/2 (E_pi sign(d) - E_base sign(d)), at most TV; without `d_base` E_pi sign(d), as the paper's code logs."""
         if d_base is None:
             return super().estimate(d)
-        return float(_mean(d.sign()) - _mean(d_base.sign())) / 2
+        return (_mean(d.sign()) - _mean(d_base.sign())).item() / 2
 
     def between(self, p: Distribution, q: Distribution) -> Tensor:
-        """Categorical: 1/2 sum |p - q|. Normal with one dimension: |P(A) - Q(A)|, A bounded by the crossings of the
-        densities.
-        """
+        """Categorical: 1/2 sum |p - q|. Normal, one dimension: |P(A) - Q(A)| of A between the densities' crossings."""
         pair = _Pair(p, q)
         if pair.actions > 1 or pair.kind == "Beta":
             raise self._lacks(f"closed form between {pair} distributions")
-        value = (
-            (pair.p[0] - pair.q[0]).abs().sum(-1) / 2 if pair.kind == "Categorical" else _tv_normal(*pair.p, *pair.q)
-        )
+        if pair.kind == "Categorical":
+            value = (pair.p[0] - pair.q[0]).abs().sum(-1) / 2
+        else:
+            value = _tv_normal(*pair.p, *pair.q)
         return pair.sum(value).to(pair.dtype)
 
     def sequence(self, log_ratio: Tensor) -> Tensor:
-        return _mean(-(-log_ratio.clamp(min=0)).expm1())
+        return _mean(-(-log_ratio.relu()).expm1())
 
     def exact(self, mu: np.ndarray, nu: np.ndarray) -> float:
         mu, nu = _probabilities(mu, nu)
@@ -318,12 +308,11 @@ class TV(Divergence):
 
 @dataclass
 class Wasserstein(Divergence):
-    """W1(pi, base) = sup E_pi d - E_base d over scores d with Lipschitz constant 1 in the discriminator's inputs (WGAN,
-    arXiv 1701.07875).
+    """W1(pi, base) = sup E_pi d - E_base d over scores d of slope 1 (WGAN, arXiv 1701.07875). A step pays d.
 
-    A step pays d. What bounds the slope is `weight_clip`, up to a constant factor, or `gradient_penalty`. Where there
-    is no discriminator the metric is another one: 0-1 between categories, sequences and cells of a table, where W1 =
-    TV; Euclidean between Gaussian actions, as W2.
+    `weight_clip`, up to a constant factor, or `gradient_penalty` bounds the slope in the discriminator's inputs. Where
+    there is no discriminator the metric is another: 0-1 between categories, sequences and cells of a table, so that
+    W1 = TV; Euclidean between Gaussian actions, as W2.
     """
 
     weight_clip: float | None = 0.01
@@ -338,9 +327,7 @@ class Wasserstein(Divergence):
         return _mean(d_base) - _mean(d_current)
 
     def regulariser(self, score_fn: Callable[[Tensor], Tensor], x_current: Tensor, x_base: Tensor) -> Tensor:
-        """gradient_penalty (E_pi (|grad_x d| - 1)^2 + E_base (|grad_x d| - 1)^2), on the samples themselves (paper's
-        code).
-        """
+        """gradient_penalty (E_pi (|grad_x d| - 1)^2 + E_base (|grad_x d| - 1)^2), at the samples (paper's code)."""
         import torch
 
         if self.gradient_penalty is None:
@@ -367,23 +354,19 @@ class Wasserstein(Divergence):
         return d - _mean(d_base)
 
     def estimate(self, d: Tensor, base: Distribution | None = None, d_base: Tensor | None = None) -> float:
-        """E_pi d - E_base d with `d_base`; without it E_pi d, as the paper's code logs it, which is known up to a
-        constant only.
-        """
-        return float(_mean(d) - (0.0 if d_base is None else _mean(d_base)))
+        """E_pi d - E_base d; without `d_base` E_pi d, as the paper's code logs, which the loss leaves undetermined."""
+        return (_mean(d) - (0.0 if d_base is None else _mean(d_base))).item()
 
     def between(self, p: Distribution, q: Distribution) -> Tensor:
-        """Categorical: TV. Normal: W2 = sqrt(|m1 - m2|^2 + |s1 - s2|^2), the Euclidean metric over all dimensions of
-        the action.
-        """
+        """Categorical: TV. Normal: W2 = sqrt(|m1 - m2|^2 + |s1 - s2|^2) over all dimensions of the action."""
+        import torch
+
         pair = _Pair(p, q)
         if pair.kind == "Categorical":
             return TV(self.over).between(p, q)
         if pair.kind == "Beta":
             raise self._lacks(f"closed form between {pair} distributions")
-        # Of the two differences stacked; torch's norm has a zero gradient at zero, where sqrt's is not finite.
-        import torch
-
+        # At zero, torch's norm has a zero gradient, where the square root's is not finite.
         apart = torch.stack([pair.p[0] - pair.q[0], pair.p[1] - pair.q[1]], dim=-1).flatten(-pair.event - 1)
         return apart.norm(dim=-1).to(pair.dtype)
 
@@ -391,9 +374,7 @@ class Wasserstein(Divergence):
         return TV(self.over).sequence(log_ratio)
 
     def exact(self, mu: np.ndarray, nu: np.ndarray, cost: np.ndarray | None = None) -> float:
-        """W1 of the 0-1 metric, which is TV, or of the metric `cost` (n, n) between the n cells of the raveled arrays,
-        as a linear program.
-        """
+        """W1 of the 0-1 metric, which is TV, or of the metric `cost` (n, n) between cells, by a linear program."""
         if cost is None:
             return TV(self.over).exact(mu, nu)
         import numpy as np
@@ -410,8 +391,7 @@ class Wasserstein(Divergence):
 
 @dataclass
 class BaseConfidence(Divergence):
-    """No divergence, but a rule to compare with: a step pays the entropy of the base policy at its state, whatever the
-    action.
+    """No divergence, but a rule to compare with: a step pays the base policy's entropy at its state.
 
     It keeps the policy where the base policy is sure of itself (paper's code, there `safe_policy_confidence`).
     """
@@ -435,12 +415,16 @@ def chi2_finite(p: Distribution, q: Distribution) -> Tensor:
 
 
 class _Pair:
-    """Two action distributions as the parameters of their dimensions, in float64: differences of lgammas cost float32
-    its digits.
+    """Two action distributions as their parameters, in float64: differences of lgammas cost float32 its digits.
 
-    `p`, `q`: tuples of tensors, (loc, scale), (concentration1, concentration0) or (probs, logits); `event`: how many of
-    the trailing dimensions of the batch are one action's.
+    `p`, `q`: tuples of tensors, as `NAMES` says; `event`: how many trailing dimensions of the batch are one action's.
     """
+
+    NAMES: ClassVar = {
+        "Categorical": ("probs", "logits"),
+        "Normal": ("loc", "scale"),
+        "Beta": ("concentration1", "concentration0"),
+    }
 
     def __init__(self, p: Distribution, q: Distribution):
         from torch import broadcast_shapes
@@ -451,11 +435,7 @@ class _Pair:
             self.event += p.reinterpreted_batch_ndims
             p, q = p.base_dist, q.base_dist
         self.kind = type(p).__name__
-        names = {
-            "Categorical": ("probs", "logits"),
-            "Normal": ("loc", "scale"),
-            "Beta": ("concentration1", "concentration0"),
-        }.get(self.kind)
+        names = self.NAMES.get(self.kind)
         if names is None or type(q) is not type(p):
             raise RhtoolError(
                 f"no closed form between {type(p).__name__} and {type(q).__name__} distributions",
