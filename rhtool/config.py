@@ -211,6 +211,7 @@ def _tuned(run: Run, cfg: DictConfig, hydra: Any) -> dict[str, Any]:
         for group, option in unnamed.items()
         if group not in ("env", "divergence", *run.task.uses) and option != _default_options()[group]
     }
+    searchpath = [o for o in hydra.overrides.hydra if o.startswith("hydra.searchpath=")]
     fields = {f.name: f for f in dataclasses.fields(Run)}
     ignored = {"coeff", "seed", "logger", *(g for g in ("env", "divergence") if g not in run.task.uses)}
     for key in overrides.keys() - chosen.keys():
@@ -218,7 +219,7 @@ def _tuned(run: Run, cfg: DictConfig, hydra: Any) -> dict[str, Any]:
         if first in ignored or fields[first].metadata.get("incidental") or _is_incidental(getattr(run, first), rest):
             continue
         value = OmegaConf.select(cfg, key)
-        if value != OmegaConf.select(_reference(tuple(chosen.values())), key):
+        if value != OmegaConf.select(_reference((*chosen.values(), *searchpath)), key):
             tuned[key] = OmegaConf.to_object(value) if OmegaConf.is_config(value) else value
     return tuned
 

@@ -34,11 +34,13 @@ class Doctor(Task):
     def run(self, run: Run) -> dict[str, float]:
         from rich.console import Console
         from rich.table import Table
+        from rich.text import Text
 
         table = Table.grid(padding=(0, 2))
         for good, what, found, mend in examine(Path(run.outputs)):
-            table.add_row("[green]✓[/]" if good else "[red]✗[/]", what, found, "" if good else mend)
-        Console().print(table)
+            mark = Text("✓", "green") if good else Text("✗", "red")
+            table.add_row(mark, what, Text(found), Text("" if good else mend, overflow="fold"))
+        Console(width=None if sys.stdout.isatty() else 140).print(table)
         return {}
 
 
@@ -63,7 +65,7 @@ def packages() -> Iterator[Line]:
         yield (
             bool(version) or package == "rhtool",
             package,
-            version or ("checkout" if package == "rhtool" else "–"),
+            version or ("checkout" if package == "rhtool" else "missing"),
             mend,
         )
 
@@ -93,7 +95,7 @@ def gpu() -> Line:
 def programs() -> Iterator[Line]:
     """Simulators and schedulers."""
     sumo = installed("traffic") or bool(shutil.which("sumo"))
-    yield sumo, "SUMO", "found" if sumo else "–", "pip install 'rhtool[traffic]'"
+    yield sumo, "SUMO", "found" if sumo else "missing", "pip install 'rhtool[traffic]'"
     if sbatch := shutil.which("sbatch"):
         mend = "pip install 'rhtool[slurm]'"
         yield installed("slurm"), "SLURM", sbatch, mend

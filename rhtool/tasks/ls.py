@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.metadata
+import sys
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -22,15 +23,16 @@ class Ls(Task):
     def run(self, run: Run) -> dict[str, float]:
         from rich.console import Console
         from rich.table import Table
+        from rich.text import Text
 
         from rhtool.config import GROUPS, options
 
         table = Table("group", "option", "what it is", "extra", box=None, pad_edge=False)
         for group in GROUPS:
             for option, (doc, cls) in options(group).items():
-                table.add_row(group, option, doc, extra_mark(getattr(cls, "extra", "")))
+                table.add_row(group, option, Text(doc), extra_mark(getattr(cls, "extra", "")))
             table.add_section()
-        console = Console()
+        console = Console(width=None if sys.stdout.isatty() else 140)
         console.print(table)
         missing = sorted(extra for extra in EXTRAS if not installed(extra))
         if missing:
