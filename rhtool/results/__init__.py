@@ -1,1 +1,1 @@
-"""From `outputs/` to rows, statistics, tables and pictures. Reads what runs wrote and never writes into a run's directory."""
+"""From `outputs/` to rows, statistics, tables and pictures. It never writes into a run's directory."""

@@ -1,7 +1,7 @@
 """Rows of runs summed up: sections (one environment in one setting), methods, and cells (one method at one coeff).
 
-**Reward hacking** (Laidlaw et al. 2025, Correlated Proxies, Definition 4.2): the policy that optimises the proxy has a lower true
-return than the base policy, J(pi, R) < J(base, R), while the proxy return says it is better.
+**Reward hacking** (Laidlaw et al. 2025, Correlated Proxies, Definition 4.2): the policy that optimises the proxy has a
+lower true return than the base policy, J(pi, R) < J(base, R), while the proxy return says it is better.
 """
 
 from __future__ import annotations
@@ -159,7 +159,7 @@ def metrics(rows: pd.DataFrame) -> list[str]:
 
 
 def _by_seed(rows: pd.DataFrame, key: str) -> np.ndarray:
-    """One value per seed: runs of one seed share the base policy's evaluation, and are not independent measurements of it."""
+    """One value per seed: the runs of a seed are not independent measurements of the base policy. Shape (seeds,)."""
     return pd.Series(column(rows, key)).groupby(rows.seed.to_numpy()).mean().dropna().to_numpy()
 
 
@@ -189,8 +189,9 @@ def _cell(runs: pd.DataFrame, keys: Keys, base_true: np.ndarray) -> Cell:
 def _hacked(done: pd.DataFrame, keys: Keys) -> str:
     """Definition 4.2 with its uncertainty, from each run's difference to the base policy it started from.
 
-    yes: the interval of true - base lies below zero and that of proxy - base above it. no: the true return is not lower, or the proxy
-    return is not higher, with the whole interval. Else, and with too few seeds for an interval, unclear.
+    yes: the interval of true - base lies below zero and that of proxy - base above it. no: the true return is not
+    lower, or the proxy return is not higher, with the whole interval. Else, and with too few seeds for an interval,
+    unclear.
     """
     true, proxy = (
         estimate(column(done, key) - column(done, f"base/{key}"), keys.statistic) for key in (keys.true, keys.proxy)
@@ -209,7 +210,7 @@ def _order(cell: Cell) -> tuple:
 
 
 def _mark_best(cells: list[Cell]) -> None:
-    """Mark the highest true return among the cells whose seeds are all done; of equal ones, the one with the smallest coeff."""
+    """Mark the highest true return among the cells whose seeds are all done; of equal ones, the smallest coeff."""
     complete = [cell for cell in cells if cell.complete and cell.true.n]
     if cells[0].swept and len(cells) > 1 and complete:
         max(complete, key=lambda cell: (cell.true.value, -cell.coeff)).best = True

@@ -1,13 +1,14 @@
 """The pictures of a report: what the proxy gained against what the truth lost, and how it came about.
 
-Every function returns a matplotlib `Figure` or None if there is nothing to draw; `save` writes one without a clock in it, so that the
-same runs give the same bytes.
+Every function returns a matplotlib `Figure` or None if there is nothing to draw; `save` writes one without a clock
+in it, so that the same runs give the same bytes.
 """
 
 from __future__ import annotations
 
 import itertools
 import math
+import textwrap
 from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -26,7 +27,7 @@ from rhtool.results.statistics import Estimate
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-# Okabe and Ito's colours, which the colour-blind tell apart, and after them three of Tol's muted ones for further divergences.
+# Okabe and Ito's colours, which the colour-blind tell apart; three of Tol's muted ones for further divergences.
 COLOURS = dict(
     zip(
         DIVERGENCES,
@@ -37,11 +38,15 @@ COLOURS = dict(
 FURTHER = ("#332288", "#44AA99", "#999933")
 REFERENCE = "#7A7A7A"
 INK = "#222222"
-LINE = 3.5
+LINE = 3.6
 """inches of a line of learning curves"""
+LEADER = 12
+"""points from its mark at which a label needs a leader"""
+CROWDED = 24
+"""with more points than this in a panel, only the first, the last and the best coeff of a method are labelled"""
 OVERS = {"state_action": ("o", "-"), "state": ("s", "--"), "action": ("^", ":")}
 DPI = 160
-HALO = [withStroke(linewidth=2.2, foreground="white", alpha=0.85)]
+HALO = [withStroke(linewidth=3, foreground="white")]
 
 
 def save(figure: Figure, path: Path) -> None:
@@ -54,8 +59,12 @@ def colour(divergence: str) -> str:
     return COLOURS.get(divergence) or FURTHER[sum(map(ord, divergence)) % len(FURTHER)]
 
 
+Label = tuple[float, float, str, str, bool]
+"""x, y, text, colour, bold"""
+
+
 def frontier(found: list[Section], keys: Keys) -> Figure | None:
-    """x: proxy return, y: true return; a panel per section, a curve per method through its coeffs, the base policy as a star.
+    """x: proxy return, y: true return; a panel per section, a curve per method through its coeffs, a star for base.
 
     Right of and below the base policy the proxy has gained and the truth has lost: reward hacking.
     """
@@ -69,7 +78,8 @@ def divergence(found: list[Section], keys: Keys) -> Figure | None:
 
 
 def _panels(found: list[Section], keys: Keys, x_key: str, x: str, x_label: str) -> Figure | None:
-    shown = [s for s in found if any(_finite(getattr(c, x), c.true) for c in s.cells)]
+    # A single point with nothing to compare it with is no picture.
+    shown = [s for s in found if sum(_finite(getattr(c, x), c.true) for c in s.cells) + len(s.base) > 1]
     if not shown:
         return None
     columns = min(len(shown), 2)
@@ -105,6 +115,12 @@ def _panels(found: list[Section], keys: Keys, x_key: str, x: str, x_label: str) 
             axes.set_ylabel(keys.true.replace("true/return", "true return") + _note(axes, "y"), fontsize=9.5)
         elif _note(axes, "y"):
             axes.set_ylabel(_note(axes, "y").strip(" ()"), fontsize=9.5)
+    handles["seeds"] = Line2D([], [], color=REFERENCE, marker=".", linestyle="none", markersize=5, alpha=0.7)
+    handles["95 % interval"] = Line2D([], [], color=REFERENCE, linewidth=1)
+    if any(cell.best for section in shown for cell in section.cells):
+        handles["best coeff"] = Line2D(
+            [], [], color=INK, marker="$\\mathbf{0.1}$", linestyle="none", markersize=14, markeredgewidth=0
+        )
     figure.legend(
         handles.values(),
         handles.keys(),
@@ -149,7 +165,7 @@ def _scatter(
     for name, values in (("x", everything[:, 0]), ("y", everything[:, 1])):
         reference = {"x": base_x, "y": base_y}[name].value if has_base else float(np.median(values))
         _scale(axes, name, values, reference)
-    labels: list[tuple[float, float, str, str, bool]] = []
+    labels: list[Label] = []
     lines: list[np.ndarray] = []
     if has_base:
         _quadrants(axes, base_x.value, base_y.value, hacking=x == "proxy")
@@ -185,7 +201,8 @@ def _scatter(
                 zorder=5,
             )
             text = f"{cell.coeff:g}" if cell.swept else cell.label
-            labels.append((getattr(cell, x).value, cell.true.value, text, ink, cell.best))
+            if len(cells) <= CROWDED or cell.best or cell in (points[0], points[-1]):
+                labels.append((getattr(cell, x).value, cell.true.value, text, ink, cell.best))
         if first.swept:
             handles[first.label] = Line2D(
                 [], [], color=ink, linestyle=dashes, marker=marker, markersize=5.5, markerfacecolor=face
@@ -202,20 +219,17 @@ def _scatter(
             zorder=6,
         )
         labels.append((base_x.value, base_y.value, "base policy", INK, False))
-    handles["seeds"] = Line2D([], [], color=REFERENCE, marker=".", linestyle="none", markersize=5, alpha=0.7)
-    handles["95 % interval"] = Line2D([], [], color=REFERENCE, linewidth=1)
-    if any(cell.best for cell in cells):
-        handles["bold: best coeff"] = Line2D([], [], linestyle="none")
     for side in ("top", "right"):
         axes.spines[side].set_visible(False)
     axes.tick_params(labelsize=8.5, colors=INK)
     _place(axes, labels, cloud, lines)
 
 
-def _scale(axes: Axes, name: str, values: np.ndarray, centre: float) -> None:
-    """Limits with room for labels, and where the farthest value would flatten all others an asinh scale about the base policy.
+def _scale(axes: Axes, name: str, values: np.ndarray, centre: float, room: float = 0.12, ticks: int = 6) -> None:
+    """Limits with room for labels, and an asinh scale about `centre` where the farthest value would flatten all others.
 
-    Hacked returns are often ten times farther from the base policy than prevented ones (Traffic: -57 against -1.2 and -2.3).
+    Hacked returns can be ten times farther from the base policy than prevented ones (Traffic, in thousands: -57
+    unregularised, -1.2 at best, -2.3 the base policy).
     """
     distances = np.abs(values - centre)
     unit = float(np.median(distances[distances > 0])) if (distances > 0).any() else 0.0
@@ -229,19 +243,19 @@ def _scale(axes: Axes, name: str, values: np.ndarray, centre: float) -> None:
         )
         getattr(axes, f"set_{name}scale")("function", functions=(forward, inverse))
         ends = forward(np.array([low, high]))
-        ends += np.array([-0.12, 0.12]) * (ends[1] - ends[0])
-        ticks = _nice(inverse(np.linspace(*ends, 7)))
+        ends += np.array([-room, room]) * (ends[1] - ends[0])
+        at = _nice(inverse(np.linspace(*ends, ticks + 1)))
         axis = getattr(axes, f"{name}axis")
-        axis.set_major_locator(FixedLocator(ticks))
-        axis.set_major_formatter(FuncFormatter(lambda v, _: f"{v:,.6g}"))
+        axis.set_major_locator(FixedLocator(at))
+        axis.set_major_formatter(FuncFormatter(lambda v, _: f"{v:,.6g}".replace("-", "\N{MINUS SIGN}")))
         axis.set_minor_locator(NullLocator())
         axis.set_minor_formatter(NullFormatter())
         getattr(axes, f"set_{name}lim")(*inverse(ends))
         axes.set_label(axes.get_label() + f" asinh-{name}")
     else:
-        room = 0.12 * (high - low)
-        getattr(axes, f"set_{name}lim")(low - room, high + room)
-        getattr(axes, f"{name}axis").set_major_locator(MaxNLocator(6))
+        around = room * (high - low)
+        getattr(axes, f"set_{name}lim")(low - around, high + around)
+        getattr(axes, f"{name}axis").set_major_locator(MaxNLocator(ticks))
 
 
 def _note(axes: Axes, name: str) -> str:
@@ -283,47 +297,48 @@ def _bars(axes: Axes, x: Estimate, y: Estimate, ink: str) -> list[np.ndarray]:
     return ends
 
 
-def _place(
-    axes: Axes, labels: list[tuple[float, float, str, str, bool]], cloud: np.ndarray, lines: list[np.ndarray]
-) -> None:
-    """Put each label beside its point where it covers no other label and the fewest points and lines; far ones get a leader.
+def _place(axes: Axes, labels: list[Label], seeds: np.ndarray, lines: list[np.ndarray]) -> None:
+    """Put each label beside its point, covering no other label and as little else as possible; far ones get a leader.
 
     Greedy, the longest label first, over 16 directions and growing distances, in pixels.
     """
     figure = axes.figure
     figure.canvas.draw()
     renderer = figure.canvas.get_renderer()
-    pixel = axes.transData.transform
+    pixel, data = axes.transData.transform, axes.transData.inverted().transform
     unit = figure.dpi / 72
     frame = axes.get_window_extent(renderer)
     marks = pixel(np.array([label[:2] for label in labels]))
-    obstacles = np.concatenate([pixel(cloud)] + [_along(pixel(line), 4 * unit) for line in lines if len(line)])
+    dots = pixel(seeds)
+    drawn = np.concatenate([_along(pixel(line), 4 * unit) for line in lines] + [marks])
+    leaders = np.empty((0, 2))
     taken = [text.get_window_extent(renderer).extents for text in axes.texts if text.get_gid() == "quadrant"]
-    angles = [np.array([math.cos(a), math.sin(a)]) for a in np.arange(16) * math.pi / 8 + math.pi / 4]
+    turns = np.arange(16) * math.pi / 8 + math.pi / 4
+    reach = np.repeat([5, 8, 12, 17, 24, 32, 42, 55], len(turns))[:, None]
+    angle = np.tile(np.round(np.column_stack([np.cos(turns), np.sin(turns)]), 6), (8, 1))
+    taste = 1.2 * reach[:, 0] + 15 * (reach[:, 0] > LEADER) + 0.1 * np.tile(np.arange(len(turns)), 8)
     for (x, y, text, ink, bold), mark in sorted(zip(labels, marks, strict=True), key=lambda item: -len(item[0][2])):
-        style = {"fontsize": 8.4, "fontweight": "bold" if bold else "normal", "color": ink, "zorder": 7}
+        style = {"fontsize": 8.4, "fontweight": "bold" if bold else "normal", "color": ink, "zorder": 7, "gid": "label"}
         artist = axes.text(x, y, text, ha="center", va="center", path_effects=HALO, **style)
         box = artist.get_window_extent(renderer)
-        half = np.array([box.width, box.height]) / 2 + unit
-        best: tuple[float, np.ndarray, float] | None = None
-        for reach in np.array([6, 10, 15, 22, 30, 40]) * unit:
-            for k, angle in enumerate(angles):
-                # From the mark to where the box just clears a disc of radius `reach`.
-                centre = mark + angle * reach + np.sign(np.round(angle, 6)) * half * np.abs(angle)
-                corners = np.concatenate([centre - half, centre + half])
-                outside = np.any(corners[:2] < frame.min) or np.any(corners[2:] > frame.max)
-                cost = 1e6 * outside + 1e4 * sum(_overlap(corners, other) for other in taken)
-                cost += 60 * _inside(marks, corners, 4 * unit) + 6 * _inside(obstacles, corners, unit)
-                cost += (reach / unit) * 1.2 + 0.1 * k
-                if best is None or cost < best[0]:
-                    best = cost, centre, reach
-        _, centre, reach = best
-        taken.append(np.concatenate([centre - half, centre + half]))
-        artist.set_position(axes.transData.inverted().transform(centre))
-        if reach > 12 * unit:
-            end = np.clip(mark, centre - half, centre + half)
-            leader = axes.transData.inverted().transform([mark, end])
-            axes.plot(*leader.T, color=ink, linewidth=0.6, alpha=0.6, zorder=2, gid="leader")
+        half = np.array([box.width, box.height]) / 2 + unit * np.array([1.0, -0.5])
+        # All candidates, shape (128, 2), at once: the box just clears a disc of radius `reach` about the mark.
+        centres = mark + angle * reach * unit + np.sign(angle) * half * np.abs(angle)
+        low, high = centres - half, centres + half
+        ways = mark + (np.clip(mark, low, high) - mark)[:, None] * np.linspace(0, 1, 12)[:, None]
+        cost = taste + 1e6 * (np.any(low < frame.min, axis=1) | np.any(high > frame.max, axis=1))
+        cost += 300 * _inside(leaders, low, high, unit) + 40 * _inside(marks, low, high, 4 * unit)
+        cost += 8 * _inside(drawn, low, high) + _inside(dots, low, high)
+        for other in taken:
+            cost += 1e4 * np.all((low < other[2:]) & (other[:2] < high), axis=1)
+            crossed = np.all((ways > other[:2] - unit) & (ways < other[2:] + unit), axis=2).sum(axis=1)
+            cost += 300 * crossed * (reach[:, 0] > LEADER)
+        best = int(np.argmin(cost))
+        taken.append(np.concatenate([low[best], high[best]]))
+        artist.set_position(data(centres[best]))
+        if reach[best, 0] > LEADER:
+            leaders = np.concatenate([leaders, ways[best]])
+            axes.plot(*data(ways[best, [0, -1]]).T, color=ink, linewidth=0.6, alpha=0.7, zorder=2, gid="leader")
 
 
 def _along(path: np.ndarray, step: float) -> np.ndarray:
@@ -335,22 +350,17 @@ def _along(path: np.ndarray, step: float) -> np.ndarray:
     return np.concatenate([path, *pieces])
 
 
-def _overlap(a: np.ndarray, b: np.ndarray) -> bool:
-    """Whether two boxes (left, bottom, right, top) meet."""
-    return bool(np.all(a[:2] < b[2:]) and np.all(b[:2] < a[2:]))
-
-
-def _inside(points: np.ndarray, box: np.ndarray, margin: float) -> int:
-    """How many of the points, shape (k, 2), lie in the box or within `margin` of it."""
-    return int(np.all((points > box[:2] - margin) & (points < box[2:] + margin), axis=1).sum())
+def _inside(points: np.ndarray, low: np.ndarray, high: np.ndarray, margin: float = 0.0) -> np.ndarray:
+    """How many of the points (k, 2) lie in each box, or within `margin` of it; `low`, `high`: corners (boxes, 2)."""
+    return np.all((points > low[:, None] - margin) & (points < high[:, None] + margin), axis=2).sum(axis=1)
 
 
 def curves(found: list[Section], keys: Keys, outputs: str | Path) -> Figure | None:
-    """Learning curves of true and proxy return against env steps: the best coeff of each method and the unregularised run.
+    """Learning curves of true and proxy return against env steps: the best coeff of each method, and the unregularised.
 
-    A column per method with the true return above the proxy return; in grey behind it the unregularised run. The line is the median over
-    the finished seeds (over the unfinished ones where none is finished), the band reaches from the lowest to the highest seed, as far as
-    all of them go.
+    A column per method with the true return above the proxy return; in grey behind it the unregularised run. The line
+    is the median over the finished seeds (over the unfinished ones where none is finished), the band reaches from the
+    lowest to the highest seed, as far as all of them go.
     """
     blocks = []
     for section in found:
@@ -360,10 +370,10 @@ def curves(found: list[Section], keys: Keys, outputs: str | Path) -> Figure | No
             blocks.append((section, drawn))
     if not blocks:
         return None
-    per_line = min(5, max(len(drawn) for _, drawn in blocks))
+    per_line = min(6, max(len(drawn) for _, drawn in blocks))
     width = max(0.85 + 2.35 * per_line + 0.1, 5.5)
     block_lines = [math.ceil(len(drawn) / per_line) for _, drawn in blocks]
-    line, head, foot = LINE, 0.36, 0.3
+    line, head, foot = LINE, 0.3, 0.3
     height = sum(head + n * line for n in block_lines) + foot
     figure = _figure(width, height)
     top = height
@@ -418,46 +428,42 @@ def _block(
     per_line: int,
     place: tuple[float, float, float],
 ) -> None:
-    """The panels of one section: lines of `per_line` methods, each a true panel above a proxy panel, with common y axes."""
+    """The panels of one section: lines of `per_line` methods, each a true above a proxy panel, with common y axes."""
     width, height, top = place
     plain = next((data for cell, data in drawn if cell is section.unregularised), None)
-    limits = {}
-    for name in ("true", "proxy"):
-        values = [data[1][name] for _, data in drawn]
-        ends = [min(v.min() for v in values), max(v.max() for v in values)]
-        if name in section.base:
-            ends = [min(ends[0], section.base[name].value), max(ends[1], section.base[name].value)]
-        room = 0.06 * (ends[1] - ends[0]) or 0.1
-        limits[name] = ends[0] - room, ends[1] + room
+    spans = {name: np.concatenate([data[1][name].ravel() for _, data in drawn]) for name in ("true", "proxy")}
+    base = {name: section.base[name].value for name in spans if name in section.base}
     longest = max(data[0].max() for _, data in drawn)
     for i, (cell, data) in enumerate(drawn):
         line, place_in_line = divmod(i, per_line)
         steps, values, unfinished = data
         for row, name in enumerate(("true", "proxy")):
             left = 0.85 + 2.35 * place_in_line
-            bottom = top - LINE * line - 0.32 - 1.22 - row * 1.36
+            bottom = top - LINE * line - 0.4 - 1.22 - row * 1.36
             axes = figure.add_axes((left / width, bottom / height, 2.1 / width, 1.22 / height))
-            axes.set(xlim=(0, 1.02 * longest), ylim=limits[name])
+            _scale(
+                axes, "y", np.append(spans[name], base.get(name, [])), base.get(name, np.median(spans[name])), 0.06, 4
+            )
+            axes.set_xlim(0, 1.02 * longest)
             axes.xaxis.set_major_locator(MaxNLocator(3))
-            axes.yaxis.set_major_locator(MaxNLocator(4))
             axes.xaxis.set_major_formatter(FuncFormatter(lambda v, _: _thousands(v)))
             axes.tick_params(labelsize=7.8, colors=INK, labelleft=place_in_line == 0, labelbottom=row == 1)
             axes.grid(color="#E6E6E6", linewidth=0.7)
             axes.set_axisbelow(True)
             for side in ("top", "right"):
                 axes.spines[side].set_visible(False)
-            if name in section.base:
-                axes.axhline(section.base[name].value, color=INK, linewidth=0.9, linestyle=(0, (5, 4)), zorder=2)
+            if name in base:
+                axes.axhline(base[name], color=INK, linewidth=0.9, linestyle=(0, (5, 4)), zorder=2)
             if plain is not None and plain is not data:
                 _band(axes, plain[0], plain[1][name], "#B5B5B5", behind=True)
             _band(axes, steps, values[name], colour(cell.divergence))
             if place_in_line == 0:
-                axes.set_ylabel(f"{name} return", fontsize=9, color=INK)
+                axes.set_ylabel(f"{name} return" + _note(axes, "y").replace(", ", "\n"), fontsize=9, color=INK)
             if row == 0:
-                coeff = f", coeff {cell.coeff:g}" if cell.swept else ""
+                coeff = f"coeff {cell.coeff:g}, " if cell.swept else ""
                 count = f"n = {len(values[name])}" + (", unfinished" if unfinished else "")
-                title = _fold(cell.label + coeff, 30) + f" ({count})"
-                axes.set_title(_fold(title, 34), fontsize=8.5, color=colour(cell.divergence), loc="left", pad=4)
+                title = textwrap.shorten(cell.label, 36, placeholder="…") + f"\n{coeff}{count}"
+                axes.set_title(title, fontsize=8.5, color=colour(cell.divergence), loc="left", pad=4)
             else:
                 axes.set_xlabel("env steps", fontsize=8.5, color=INK, labelpad=2)
 
@@ -477,12 +483,6 @@ def _thousands(value: float) -> str:
         if abs(value) >= unit:
             return f"{value / unit:g}{letter}"
     return f"{value:g}"
-
-
-def _fold(text: str, width: int) -> str:
-    import textwrap
-
-    return "\n".join(textwrap.wrap(text, width, break_long_words=True))
 
 
 def files(found: list[Section], keys: Keys, outputs: str | Path) -> Iterable[tuple[str, Figure]]:

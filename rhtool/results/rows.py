@@ -1,7 +1,7 @@
 """`outputs/` as a table: one row per run, whatever state it is in.
 
-Disk is the truth: nothing here asks a running process anything, takes a lock that a run would wait for, or writes into a run's
-directory. A damaged file becomes a row that says so.
+Disk is the truth: nothing here asks a running process anything, keeps a lock, or writes into a run's directory. A
+damaged file becomes a row that says so.
 """
 
 from __future__ import annotations
@@ -10,8 +10,10 @@ import fcntl
 import io
 import itertools
 import json
+import math
 import os
 import re
+import shlex
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
@@ -38,22 +40,23 @@ class Damaged(Exception):
 
 
 def read(outputs: str | Path) -> pd.DataFrame:
-    """All runs below `outputs`: a row per run, sorted, with the columns `COLUMNS` and one float column per metric of `result.json`.
+    """All runs below `outputs`, sorted: a row per run, the columns `COLUMNS` and a float column per metric.
 
-    `group` is the experiment, or the task of a run outside an experiment; `tuned` a tuple of overrides (`"task.lr=0.001"`).
-    `status` is one of
+    `group` is the experiment, or the task of a run outside an experiment; `tuned` a tuple of overrides
+    (`"task.lr=0.001"`). `status` is one of
 
     - `done`, `failed`: as `result.json` says, with its `reason`;
     - `running`: another process holds the lock; `steps` and `iteration` say how far it is;
     - `interrupted`: no result and nobody at work on it;
     - `missing`: no directory, but the same method has this seed at another coeff;
-    - `damaged`: `reason` names the file and what is wrong with it.
+    - `damaged`: `reason` names the file and what is wrong with it, or the run of which this one is a copy.
 
     A directory is a run when it holds `config.yaml`. The metrics of an unfinished run are NaN.
     """
     root = Path(outputs)
     runs = [_read_run(root, path) for path in _directories(root)]
     _share_identities(runs)
+    _mark_copies(runs)
     runs += _missing(runs)
     frame = pd.DataFrame([run["identity"] | run["metrics"] for run in runs])
     frame = frame.reindex(columns=[*COLUMNS, *sorted(set(frame.columns) - set(COLUMNS))])
@@ -61,7 +64,7 @@ def read(outputs: str | Path) -> pd.DataFrame:
 
 
 def curve(directory: str | Path, keys: Iterable[str]) -> pd.DataFrame:
-    """`steps` and the given keys of a run's `metrics.csv`, by ascending `steps`, one row per distinct `steps` (the last written).
+    """`steps` and the given keys of a run's `metrics.csv`, by ascending `steps`; of equal `steps` the last written row.
 
     Absent keys are NaN; so is what is not a number. A last line without its newline (a write under way) is left out.
     An absent file is an empty table.
@@ -82,8 +85,6 @@ def curve(directory: str | Path, keys: Iterable[str]) -> pd.DataFrame:
 
 def command(rows: pd.DataFrame, outputs: str | Path) -> str:
     """The command that finishes the given rows of one method: a repeated command leaves alone what is done."""
-    import shlex
-
     first = rows.iloc[0]
     words = [f"experiment={first.experiment}"] if first.experiment else [f"task={first.task or first.group}"]
     words += [f"{key}={first[key]}" for key in ("env", "divergence") if first[key]]
@@ -101,7 +102,7 @@ def command(rows: pd.DataFrame, outputs: str | Path) -> str:
 
 
 def _directories(root: Path) -> Iterator[Path]:
-    """Every directory below `root` that holds config.yaml, not looking below such a one. Links are followed, loops are not."""
+    """The directories below `root` that hold config.yaml, not those inside them. Links are followed, loops are not."""
     seen = set()
     for directory, children, files in os.walk(root, followlinks=True):
         real = os.path.realpath(directory)
@@ -115,7 +116,7 @@ def _directories(root: Path) -> Iterator[Path]:
 
 
 def _read_run(root: Path, path: Path) -> dict[str, Any]:
-    """`{"identity": {column: value}, "metrics": {key: float}, "known": bool}`; `known`: the identity is that of result.json."""
+    """`{"identity": {column: value}, "metrics": {key: float}, "known": whether result.json gave the identity}`."""
     identity = _identity_from_names(path.relative_to(root))
     metrics: dict[str, float] = {}
     known = False
@@ -176,14 +177,14 @@ def _take_config(identity: dict[str, Any], path: Path) -> None:
         raise Damaged("config.yaml: not one that rhtool wrote (no seed and coeff)")
     for key in ("seed", "coeff"):
         value = _number(config[key])
-        identity[key] = identity[key] if value is None else value
+        identity[key] = identity[key] if value is None or math.isnan(value) else value
     divergence = config.get("divergence")
     if isinstance(divergence, dict) and isinstance(divergence.get("over"), str):
         identity["over"] = divergence["over"]
 
 
 def _result(path: Path) -> dict[str, Any]:
-    """The content of result.json, checked. Raises `FileNotFoundError` if there is none and `Damaged` if it is not what it should be."""
+    """The content of result.json. Raises `FileNotFoundError` if there is none and `Damaged` if it can't be one."""
     try:
         result = json.loads((path / "result.json").read_bytes())
     except FileNotFoundError:
@@ -208,7 +209,7 @@ def _identity_from_result(result: dict[str, Any], named: dict[str, Any]) -> dict
     experiment = str(result.get("experiment") or "")
     return (
         text
-        | {key: value for key, value in numbers.items() if value is not None}
+        | {key: value for key, value in numbers.items() if value is not None and not math.isnan(value)}
         | ({"tuned": tuple(sorted(f"{k}={_word(v)}" for k, v in tuned.items()))} if isinstance(tuned, dict) else {})
         | {"experiment": experiment, "group": experiment or text.get("task", named["group"])}
         | {"status": result["status"], "reason": str(result.get("reason") or "")}
@@ -231,7 +232,7 @@ def _number(value: Any) -> float | None:
 
 
 def _locked(path: Path) -> bool:
-    """Whether a process holds the run's lock. The shared lock tried here is given back at once, and is never waited for."""
+    """Whether a process holds the run's lock. The shared lock tried here is given back at once and never waited for."""
     try:
         with open(path / ".lock", "rb") as file:
             fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
@@ -262,7 +263,7 @@ def _progress(path: Path) -> dict[str, float]:
 
 
 def _share_identities(runs: list[dict[str, Any]]) -> None:
-    """Give the runs without result.json the names that only it holds, from a run of the same cell, method or setting."""
+    """Give the runs without result.json the names that only it holds, from a run of the same cell or setting."""
     known: dict[tuple, dict[str, Any]] = {}
     for run in runs:
         if run["known"]:
@@ -279,6 +280,18 @@ def _share_identities(runs: list[dict[str, Any]]) -> None:
                     identity[key] = kin[0][key] if key in keys else identity[key] or kin[0][key]
 
 
+def _mark_copies(runs: list[dict[str, Any]]) -> None:
+    """Let one run speak for its seed: a copied directory is not another measurement."""
+    first: dict[tuple, str] = {}
+    for run in sorted(runs, key=lambda run: run["identity"]["path"]):
+        identity = run["identity"]
+        if run["known"] and identity["status"] == "done":
+            path = first.setdefault(tuple(identity[key] for key in [*CELL, "task", "seed"]), identity["path"])
+            if path != identity["path"]:
+                run["metrics"] = {}
+                identity |= {"status": "damaged", "reason": f"the same run as {path}"}
+
+
 def _relatives(path: str) -> list[tuple]:
     """The directories that a run shares with its kin, the nearest first: the cell, then the setting (group and env)."""
     parents = Path(path).parents
@@ -290,7 +303,7 @@ def _missing(runs: list[dict[str, Any]]) -> list[dict[str, Any]]:
     methods: dict[tuple, dict[float, dict[float, dict[str, Any]]]] = {}
     for run in runs:
         identity = run["identity"]
-        if identity["seed"] == identity["seed"]:
+        if not math.isnan(identity["seed"]):
             cells = methods.setdefault(tuple(identity[key] for key in METHOD), {})
             cells.setdefault(identity["coeff"], {})[identity["seed"]] = identity
     absent = []

@@ -1,6 +1,6 @@
 """Few-run statistics: interquartile mean, stratified bootstrap intervals, probability of improvement.
 
-Agarwal et al. 2021, "Deep Reinforcement Learning at the Edge of the Statistical Precipice" (rliable), sections 4.1 and 4.3.
+Agarwal et al. 2021, "Deep Reinforcement Learning at the Edge of the Statistical Precipice" (rliable).
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ class Estimate:
 
 
 def iqm(values: ArrayLike) -> NDArray[np.float64] | np.float64:
-    """Interquartile mean over the last axis: the mean of what is left when the lowest and the highest quarter are cut off.
+    """Interquartile mean over the last axis: the mean of what is left without the lowest and the highest quarter.
 
     `floor(n / 4)` values are cut at each end (scipy's `trim_mean(values, 0.25)`), so that it is the mean when n < 4.
     """
@@ -50,8 +50,8 @@ def interval(
 ) -> tuple[float, float]:
     """Stratified bootstrap percentile interval of `statistic` of the pooled values.
 
-    Each stratum (the seeds of one environment) is resampled with replacement by itself, as often as it has values, so that none
-    weighs more in one resample than in another. The same arguments give the same interval.
+    Each stratum (the seeds of one environment) is resampled with replacement by itself, as often as it has values, so
+    that none weighs more in one resample than in another. The same arguments give the same interval.
 
     Args:
         strata: arrays of shape (n_k,), one per stratum; a single environment is one stratum.
@@ -70,7 +70,7 @@ def interval(
 
 
 def estimate(values: ArrayLike, statistic: str = "iqm", resamples: int = 2000) -> Estimate:
-    """The `statistic` ("iqm" or "median") of the finite values of a 1-D array, with its interval; none with `resamples=0`."""
+    """The `statistic` ("iqm", "median") of the finite values of a 1-D array, with its interval unless `resamples=0`."""
     values = np.asarray(values, float)
     values = values[np.isfinite(values)]
     if not len(values):
@@ -81,7 +81,7 @@ def estimate(values: ArrayLike, statistic: str = "iqm", resamples: int = 2000) -
 
 
 def improvement(x: ArrayLike, y: ArrayLike) -> float:
-    """P(X > Y) + P(X = Y) / 2 for one run of each, drawn at random: Mann and Whitney's U divided by the number of pairs.
+    """P(X > Y) + P(X = Y) / 2 for a run of each, drawn at random: Mann and Whitney's U divided by the number of pairs.
 
     NaN if one of the 1-D arrays is empty.
     """

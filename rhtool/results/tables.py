@@ -53,12 +53,14 @@ def lines(section: Section) -> list[Line]:
 def footnotes(keys: Keys) -> list[str]:
     """How to read the numbers."""
     return [
-        f"n: finished seeds. {NAMES[keys.statistic]} of {keys.true} and {keys.proxy} over seeds, with 95 % bootstrap percentile "
-        f"intervals; none for n < {FEWEST}.",
-        f"{BEST} best coeff of its method: the highest {NAMES[keys.statistic]} of the true return among the cells whose seeds are "
-        "all done. Choosing by the true reward is an oracle choice, as in the paper: who has only the proxy cannot make it.",
-        "hacked?: yes if the true return is below the base policy's and the proxy return above it (Correlated Proxies, Definition "
-        "4.2), no if either is not, with the whole interval of the difference to the base policy; unclear otherwise.",
+        f"n: finished seeds. {NAMES[keys.statistic]} of {keys.true} and {keys.proxy} over seeds, with 95 % bootstrap "
+        f"percentile intervals; none for n < {FEWEST}.",
+        f"{BEST} best coeff of its method: the highest {NAMES[keys.statistic]} of the true return among the cells "
+        "whose seeds are all done. Choosing by the true reward is an oracle choice, as in the paper: who has "
+        "only the proxy cannot make it.",
+        "hacked?: yes if the true return is below the base policy's and the proxy return above it (Correlated Proxies, "
+        "Definition 4.2), no if either is not, with the whole interval of the difference to the base policy; unclear "
+        "otherwise.",
     ]
 
 
@@ -88,7 +90,7 @@ def unfinished(section: Section, outputs: str | Path) -> tuple[list[str], list[s
 
 
 def formatter(values: Iterable[float]) -> Callable[[float], str]:
-    """A function that writes numbers with as many decimals as show four digits of the largest of `values`; NaN is a dash."""
+    """A function that writes numbers with the decimals that show four digits of the largest value; NaN is a dash."""
     largest = max((abs(value) for value in values if math.isfinite(value)), default=0.0)
     decimals = min(max(3 - math.floor(math.log10(largest)), 0), 6) if largest else 2
 
@@ -187,8 +189,9 @@ def markdown(found: list[Section], keys: Keys, outputs: str | Path, pictures: It
 def frame(found: list[Section], keys: Keys) -> pd.DataFrame:
     """One row per cell, and one per section for the base policy, with unrounded numbers.
 
-    `true`, `proxy`, `correlation` and `measured` carry the chosen statistic and its interval (`true_low`, `true_high`), `true_median`
-    and `true_iqm` both; then the number of seeds in each state, and the chosen statistic of every metric under its own key.
+    `true`, `proxy`, `correlation` and `measured` carry the chosen statistic and its interval (`true_low`, `true_high`),
+    `true_median` and `true_iqm` both; then the number of seeds in each state, and the chosen statistic of every metric
+    under its own key.
     """
     table = []
     for section in found:

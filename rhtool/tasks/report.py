@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import sys
 from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar
@@ -79,9 +81,9 @@ class Report(Task):
         tables.frame(found, keys).to_csv(written[0], index=False, float_format="%.10g")
         written[1].write_text(tables.markdown(found, keys, outputs, [path.name for path in written[2:]]))
 
-        console = Console()
-        if not console.is_terminal:
-            console = Console(width=100)
+        # In a file or a SLURM log there is no width to ask for.
+        width = None if sys.stdout.isatty() or "COLUMNS" in os.environ else 100
+        console = Console(width=width)
         tables.show(found, keys, outputs, console)
         console.print("\n" + "\n".join(map(str, written)), highlight=False, markup=False, soft_wrap=True)
         return {}

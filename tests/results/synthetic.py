@@ -26,7 +26,7 @@ def write_run(
     experiment: str | None = None,
     scale: str = "paper",
 ) -> Path:
-    """A run's directory with config.yaml, metrics.csv (`curve`: rows, true and proxy at the end) and, with a status, result.json."""
+    """A run's directory; `curve`: rows of metrics.csv, true and proxy at their end; without status no result.json."""
     tuned = tuned or {}
     if over != "state_action":
         tuned = {"divergence.over": over} | tuned
