@@ -116,8 +116,7 @@ class Orpo:
         if not self.task.base_pool:
             return [self.features(s.sample(self.steps_per_lane)) for s in self.base_samplers]
         if not self.pools:
-            share = -(-self.task.base_pool // len(self.base_samplers)) if self.base_samplers else 0
-            self.pools = [self.features(s.sample(-(-share // s.lanes))) for s in self.base_samplers]
+            self.pools = [self.features(s.sample(-(-self.task.base_pool // s.lanes))) for s in self.base_samplers]
         size = self.lanes * self.steps_per_lane
         return [pool[torch.randint(len(pool), (size,), generator=self._pool_generator())] for pool in self.pools]
 

@@ -26,7 +26,7 @@ class Sampler:
             raise ConfigError(
                 f"{workers} workers for {lanes} lanes", "task.workers", "use at least one lane per worker"
             )
-        self.workers = workers
+        self.lanes, self.workers = lanes, workers
         common = dict(config=AlgorithmConfig(), env=env, seed=seed, **options)
         if not workers:
             self.runners = [BatchedEnvRunner(policy=policy, lanes=lanes, **common)]

@@ -68,7 +68,7 @@ class Orpo(Task):
     base_share: float = 0.5
     """share of lanes and batch that belongs to the base policies (and stays unused if nothing needs their data)"""
     base_pool: int = 0
-    """0: the base policies are sampled anew every iteration, as in the paper; N: N env steps are sampled once and drawn from"""
+    """0: the base policies are sampled anew every iteration, as in the paper; N: N env steps of each are sampled once and drawn from"""
     base_update_every: int = 0
     """every so many iterations base_i becomes base_(i+1) and the last one the current policy; 0: never"""
     init_from_base: bool = False
