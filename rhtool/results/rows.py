@@ -172,8 +172,12 @@ def _identity_from_names(relative: Path) -> dict[str, Any]:
 
 
 def _spelled(word: str) -> str:
-    """`task.hidden=8+8` as the command line spells it, `task.hidden=[8,8]`."""
+    """`task.hidden=8+8` as the command line spells it, `task.hidden=[8,8]`; `env.reward_fun=True` as `true`."""
     key, _, value = word.partition("=")
+    if value in ("True", "False"):
+        return f"{key}={value.lower()}"
+    if value.startswith("["):
+        return word
     items = re.sub(r"e\+(?=\d)", "e", value).split("+")
     return f"{key}=[{','.join(items)}]" if len(items) > 1 else word
 
@@ -226,7 +230,11 @@ def _identity_from_result(result: dict[str, Any], named: dict[str, Any]) -> dict
     return (
         text
         | {key: value for key, value in numbers.items() if value is not None and not math.isnan(value)}
-        | ({"tuned": tuple(sorted(f"{k}={_word(v)}" for k, v in tuned.items()))} if isinstance(tuned, dict) else {})
+        | (
+            {"tuned": tuple(sorted(_spelled(f"{k}={_word(v)}") for k, v in tuned.items()))}
+            if isinstance(tuned, dict)
+            else {}
+        )
         | {"experiment": experiment, "group": experiment or text.get("task", named["group"])}
         | {"status": result["status"], "reason": str(result.get("reason") or "")}
     )

@@ -107,13 +107,14 @@ def test_an_unfinished_run_takes_the_names_its_siblings_know(tmp_path):
 
 
 def test_an_unfinished_run_without_siblings_is_named_by_its_directory_and_config(tmp_path):
-    tuned = {"task.hidden": "[8,8]", "task.lr": "1e-05"}
+    tuned = {"env.reward_fun": "True", "task.hidden": "[8,8]", "task.lr": "1e-05"}
     write_run(tmp_path, divergence="kl", over="action", coeff=0.02, seed=4, tuned=tuned, scale="smoke", status=None)
     write_run(tmp_path, group="bc", divergence="", coeff=0, seed=1, tuned={"task.epochs": "3"}, status=None)
     write_run(tmp_path, group="orpo", experiment="table1", env="glucose", seed=2, status=None)
     bc, orpo, table = sorted(read(tmp_path).itertuples(index=False), key=lambda row: row.group)
     assert (orpo.task, orpo.env, orpo.divergence, orpo.over, orpo.coeff) == ("orpo", "tomato", "kl", "action", 0.02)
-    assert (orpo.seed, orpo.scale, orpo.tuned) == (4, "smoke", ("task.hidden=[8,8]", "task.lr=1e-05"))
+    assert (orpo.seed, orpo.scale) == (4, "smoke")
+    assert orpo.tuned == ("env.reward_fun=true", "task.hidden=[8,8]", "task.lr=1e-05")
     assert (bc.task, bc.env, bc.divergence, bc.over, bc.tuned) == ("bc", "tomato", "", "", ("task.epochs=3",))
     assert (table.group, table.task, table.experiment, table.env) == ("table1", "orpo", "table1", "glucose")
 
