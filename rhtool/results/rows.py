@@ -145,11 +145,15 @@ def _read_run(root: Path, path: Path) -> dict[str, Any]:
 
 
 def _identity_from_names(relative: Path) -> dict[str, Any]:
-    """What the directory's names say: `<experiment or task>/<env>/<divergence>-coeff=<c>[-key=value…]/seed=<n>`."""
+    """What the directory's names say: `<experiment or task>/<env>/<divergence>-coeff=<c>[-key=value…]/seed=<n>`.
+
+    A task without a divergence leaves that part out. Names are shortened and have `+` between the items of a list.
+    """
     *above, last = relative.parts
     seed = re.fullmatch(r"seed=(\d+)", last)
     cell = _CELL_NAME.fullmatch(above[-1]) if above else None
-    tuned = re.split(r"-(?=[A-Za-z_][\w.]*=)", cell["tuned"]) if cell and cell["tuned"] else []
+    words = cell["tuned"] if cell else above[-1] if above else ""
+    tuned = [_spelled(word) for word in re.split(r"-(?=[A-Za-z_][\w.]*=)", words or "") if "=" in word]
     return {
         "group": relative.parts[0],
         "env": "/".join(above[1:-1]),
@@ -167,10 +171,22 @@ def _identity_from_names(relative: Path) -> dict[str, Any]:
     }
 
 
+def _spelled(word: str) -> str:
+    """`task.hidden=8+8` as the command line spells it, `task.hidden=[8,8]`; `env.reward_fun=True` as `true`."""
+    key, _, value = word.partition("=")
+    if value in ("True", "False"):
+        return f"{key}={value.lower()}"
+    if value.startswith("["):
+        return word
+    items = re.sub(r"e\+(?=\d)", "e", value).split("+")
+    return f"{key}=[{','.join(items)}]" if len(items) > 1 else word
+
+
 def _take_config(identity: dict[str, Any], path: Path) -> None:
-    """Let config.yaml say what the names may have rounded or left out. It holds no names of options."""
+    """Let config.yaml say what the names may have rounded or left out. Its first line is `# task=… env=… scale=…`."""
     try:
-        config = yaml.load((path / "config.yaml").read_text(), _YAML)
+        text = (path / "config.yaml").read_text()
+        config = yaml.load(text, _YAML)
     except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
         raise Damaged(f"config.yaml: {str(error).splitlines()[0]}") from error
     if not isinstance(config, dict) or not {"seed", "coeff"} <= config.keys():
@@ -178,6 +194,10 @@ def _take_config(identity: dict[str, Any], path: Path) -> None:
     for key in ("seed", "coeff"):
         value = _number(config[key])
         identity[key] = identity[key] if value is None or math.isnan(value) else value
+    options = dict(re.findall(r"(\w+)=(\S+)", text.splitlines()[0]) if text.startswith("#") else [])
+    identity |= {key: options[key] for key in ("task", "scale") if key in options}
+    if identity["task"] and identity["task"] != identity["group"]:
+        identity["experiment"] = identity["group"]
     divergence = config.get("divergence")
     if isinstance(divergence, dict) and isinstance(divergence.get("over"), str):
         identity["over"] = divergence["over"]
@@ -210,7 +230,11 @@ def _identity_from_result(result: dict[str, Any], named: dict[str, Any]) -> dict
     return (
         text
         | {key: value for key, value in numbers.items() if value is not None and not math.isnan(value)}
-        | ({"tuned": tuple(sorted(f"{k}={_word(v)}" for k, v in tuned.items()))} if isinstance(tuned, dict) else {})
+        | (
+            {"tuned": tuple(sorted(_spelled(f"{k}={_word(v)}") for k, v in tuned.items()))}
+            if isinstance(tuned, dict)
+            else {}
+        )
         | {"experiment": experiment, "group": experiment or text.get("task", named["group"])}
         | {"status": result["status"], "reason": str(result.get("reason") or "")}
     )

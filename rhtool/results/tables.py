@@ -76,7 +76,7 @@ def unfinished(section: Section, outputs: str | Path) -> tuple[list[str], list[s
             seeds = ", ".join(f"{seed:g}" for seed in part.seed)
             coeff = f" coeff={cell.coeff:g}" if cell.swept or cell.coeff else ""
             at = [f"at step {steps:,.0f}" for steps in [part.steps.max()] if status != "failed" and steps == steps]
-            where = ", ".join(part.path) if status == "damaged" else ""
+            where = ", ".join(part.path) + ": repair or delete" if status == "damaged" else ""
             why = "; ".join(filter(None, [*at, str(reason).split("\n")[0], where]))
             said.append(f"{cell.label}{coeff} seed={seeds}: {status}" + (f" ({why})" if why else ""))
     for cells in section.methods.values():

@@ -30,12 +30,14 @@ def write_run(
     tuned = tuned or {}
     if over != "state_action":
         tuned = {"divergence.over": over} | tuned
-    name = f"{divergence}-coeff={coeff:g}" + "".join(f"-{k}={v}" for k, v in tuned.items())
+    words = [f"{k}={v.strip('[]').replace(',', '+')}" for k, v in tuned.items()]
+    name = "-".join([divergence, f"coeff={coeff:g}", *words] if divergence else words or ["default"])
     path = root / (experiment or group) / env / name / f"seed={seed}"
     (path / "checkpoints").mkdir(parents=True)
     (path / ".lock").touch()
     (path / "events.jsonl").write_text('{"event": "start"}\n')
-    config = f"task: {{iterations: 3}}\ndivergence: {{over: {over}}}\ncoeff: {coeff}\nseed: {seed}\n"
+    options = f"# task={group} env={env} divergence={divergence} scale={scale} logger=none\n"
+    config = f"{options}task: {{iterations: 3}}\ndivergence: {{over: {over}}}\ncoeff: {coeff}\nseed: {seed}\n"
     (path / "config.yaml").write_text(config)
     if curve:
         n, true, proxy = curve

@@ -94,14 +94,29 @@ def test_an_unfinished_run_takes_the_names_its_siblings_know(tmp_path):
     write_run(
         tmp_path, seed=0, experiment="table1", tuned={"env.reward_fun": "true"}, scale="small", metrics=returns(1, 2)
     )
-    write_run(tmp_path, seed=1, experiment="table1", tuned={"env.reward_fun": "true"}, status=None)
-    write_run(tmp_path, seed=2, experiment="table1", divergence="kl", over="state", coeff=1e-5, status=None)
+    write_run(tmp_path, seed=1, experiment="table1", tuned={"env.reward_fun": "true"}, scale="small", status=None)
+    write_run(
+        tmp_path, seed=2, experiment="table1", divergence="kl", over="state", coeff=1e-5, scale="small", status=None
+    )
     rows = read(tmp_path).set_index("seed")
     for key in ("group", "task", "experiment", "env", "scale", "divergence", "over", "tuned", "coeff"):
         assert rows.loc[1, key] == rows.loc[0, key], key
     named = rows.loc[2]
     assert (named.task, named.experiment, named.scale) == ("orpo", "table1", "small")
     assert (named.divergence, named.over, named.coeff, named.tuned) == ("kl", "state", 1e-5, ())
+
+
+def test_an_unfinished_run_without_siblings_is_named_by_its_directory_and_config(tmp_path):
+    tuned = {"env.reward_fun": "True", "task.hidden": "[8,8]", "task.lr": "1e-05"}
+    write_run(tmp_path, divergence="kl", over="action", coeff=0.02, seed=4, tuned=tuned, scale="smoke", status=None)
+    write_run(tmp_path, group="bc", divergence="", coeff=0, seed=1, tuned={"task.epochs": "3"}, status=None)
+    write_run(tmp_path, group="orpo", experiment="table1", env="glucose", seed=2, status=None)
+    bc, orpo, table = sorted(read(tmp_path).itertuples(index=False), key=lambda row: row.group)
+    assert (orpo.task, orpo.env, orpo.divergence, orpo.over, orpo.coeff) == ("orpo", "tomato", "kl", "action", 0.02)
+    assert (orpo.seed, orpo.scale) == (4, "smoke")
+    assert orpo.tuned == ("env.reward_fun=true", "task.hidden=[8,8]", "task.lr=1e-05")
+    assert (bc.task, bc.env, bc.divergence, bc.over, bc.tuned) == ("bc", "tomato", "", "", ("task.epochs=3",))
+    assert (table.group, table.task, table.experiment, table.env) == ("table1", "orpo", "table1", "glucose")
 
 
 @pytest.mark.parametrize(
