@@ -145,7 +145,7 @@ def fit_discriminator(
 def exact(env: Env, policy: Policy, base: Policy | None) -> dict[str, float]:
     """Exact values by dynamic programming; empty for an env that is not tabular.
 
-    `exact/true/return`, `exact/proxy/return`; with a base policy also `exact/base/…`, `exact/divergence/<name>` of the occupancy
+    `exact/true/return`, `exact/proxy/return`; with a base policy also `base/exact/…`, `exact/divergence/<name>` of the occupancy
     measures averaged over the steps of an episode, `exact/correlation` and `exact/sigma/…` under the base policy, `exact/gain`, the
     gain in true reward per step, `exact/bound`, Theorem 5.1's lower bound on it (absent if r <= 0), and `exact/bound_holds`, 1 or 0.
     """
@@ -157,10 +157,11 @@ def exact(env: Env, policy: Policy, base: Policy | None) -> dict[str, float]:
     if base is None:
         return metrics
     base_table = mdp.policy_table(base.probabilities)
-    metrics |= {f"exact/base/{reward}/return": float(v) for reward, v in mdp.returns(base_table).items()}
+    metrics |= {f"base/exact/{reward}/return": float(v) for reward, v in mdp.returns(base_table).items()}
     mu, nu = mdp.occupancy(table), mdp.occupancy(base_table)
+    seen = [mdp.occupancy(t, observed=True) for t in (table, base_table)]  # what a discriminator can tell apart
     gap = bound_gap(mu, nu, mdp.proxy, mdp.true)
-    metrics |= {f"exact/divergence/{_name(d)}": d.exact(mu, nu) for d in MEASURES}
+    metrics |= {f"exact/divergence/{_name(d)}": d.exact(*seen) for d in MEASURES}
     metrics |= {
         "exact/correlation": gap.correlation.r,
         "exact/sigma/proxy": gap.correlation.proxy_std,

@@ -10,7 +10,16 @@ from rhtool.config import compose
 from rhtool.rl import orpo
 from rhtool.rl.policy import Policy
 
-SMALL = ("env.level=-1", "env.horizon=20", "task.batch=640", "task.lanes=32", "task.hidden=[32]", "task.minibatch=160")
+SMALL = (
+    "env.level=-1",
+    "env.dry_distance=0",
+    "env.noop=true",
+    "env.horizon=20",
+    "task.batch=640",
+    "task.lanes=32",
+    "task.hidden=[32]",
+    "task.minibatch=160",
+)
 
 
 @pytest.fixture(autouse=True, scope="session")

@@ -1,5 +1,7 @@
 """ORPO on the toy board: what it reduces to, what it resumes to, and that more regularisation stays closer to the base policy."""
 
+from itertools import pairwise
+
 import numpy as np
 import pytest
 
@@ -31,8 +33,8 @@ def test_coefficient_zero_is_ppo(make, over):
     [
         (),
         ("divergence.over=state", "task.base_pool=500", "task.discriminator=last"),
-        ("divergence.over=action", "task.lr_schedule=[[0,1e-3],[5000,1e-4]]"),
-        ("task.base_update_every=2", "task.divergence_target=0.01", "task.kl_coeff_schedule=[[0,0.5],[9999,0.1]]"),
+        ("divergence.over=action", "task.lr_schedule=[[0.,1e-3],[5e3,1e-4]]"),
+        ("task.base_update_every=2", "task.divergence_target=0.01", "task.kl_coeff_schedule=[[0.,0.5],[1e4,0.1]]"),
     ],
     ids=["plain", "state pool last", "action schedule", "shifting adaptive"],
 )
@@ -70,28 +72,47 @@ def test_a_large_coefficient_stays_at_the_base_policy(make, divergence, over):
     assert exact(work)["exact/divergence/kl"] < 0.2 * exact(free)["exact/divergence/kl"]
 
 
+LEARNING = (
+    "task.batch=1920",
+    "task.lanes=96",
+    "task.minibatch=240",
+    "task.clip=0.2",
+    "task.kl_target=0.02",
+    "task.lr=2e-3",
+)
+
+
 @pytest.mark.slow
-def test_more_regularisation_stays_closer_and_the_bound_holds(make):
-    """Exact divergences fall along the frontier, exact proxy returns too, and Theorem 5.1 holds at every point of it."""
-    coeffs = [0, 1, 4, 30]
+def test_more_regularisation_stays_closer(make):
+    """Exact divergences fall along the frontier, and so do exact proxy returns."""
     found = []
-    for coeff in coeffs:
-        work = make("divergence=sqrt_chi2", f"coeff={coeff}", "task.lr=3e-3", "task.clip=0.2", "task.kl_target=0.02")
-        train(work, 40)
+    for coeff in (0, 1, 10):
+        work = make("divergence=sqrt_chi2", f"coeff={coeff}", "task.init_from_base=true", *LEARNING)
+        train(work, 30)
         found.append(exact(work))
-    chi2 = [m["exact/divergence/chi2"] for m in found]
-    proxy = [m["exact/proxy/return"] for m in found]
-    assert all(a > b for a, b in zip(chi2, chi2[1:], strict=False)), chi2
-    assert all(a > b for a, b in zip(proxy, proxy[1:], strict=False)), proxy
-    assert all(m["exact/bound_holds"] == 1 for m in found)
+    for key in ("exact/divergence/chi2", "exact/divergence/kl", "exact/divergence/tv", "exact/proxy/return"):
+        values = [m[key] for m in found]
+        assert all(a > b for a, b in pairwise(values)), (key, values)
     # What it is for: unregularised, the proxy rises and the true return falls.
-    assert proxy[0] > found[0]["exact/base/proxy/return"]
-    assert found[0]["exact/true/return"] < found[0]["exact/base/true/return"]
+    free = found[0]
+    assert free["exact/proxy/return"] > free["base/exact/proxy/return"]
+    assert free["exact/true/return"] < free["base/exact/true/return"]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("divergence", ["none", "kl", "chi2", "sqrt_chi2", "tv"])
+def test_the_bound_of_theorem_5_1_holds_for_every_policy_on_the_way(make, divergence):
+    work = make(f"divergence={divergence}", "coeff=0.5", "env.dry_distance=3", *LEARNING)
+    for _ in range(4):
+        train(work, 5)
+        metrics = exact(work)
+        assert metrics["exact/correlation"] > 0
+        assert metrics["exact/bound"] <= metrics["exact/gain"] + 1e-9
 
 
 @pytest.mark.slow
 def test_ppo_on_the_true_reward_improves_it(make):
-    work = make("divergence=none", "env.reward_fun=true", "task.lr=3e-3", "task.clip=0.2", "task.kl_target=0.02")
+    work = make("divergence=none", "env.reward_fun=true", *LEARNING)
     before = exact(work)["exact/true/return"]
     train(work, 40)
     best = work.run.env.tabular().optimal_policy("true")[1]
@@ -100,15 +121,14 @@ def test_ppo_on_the_true_reward_improves_it(make):
 
 @pytest.mark.slow
 def test_a_negative_coefficient_moves_away_from_a_hacked_policy(make):
-    options = ("task.lr=3e-3", "task.clip=0.2", "task.kl_target=0.02")
-    hacked = make("divergence=none", *options)
-    train(hacked, 40)
-    free = make("divergence=none", "env.reward_fun=true", "seed=1", *options)
-    away = make("divergence=kl", "coeff=-1", "seed=1", "env.reward_fun=true", *options, bases=[hacked.policy])
-    for work in (free, away):
-        train(work, 25)
-    apart = [evaluation.exact(w.run.env, w.policy, hacked.policy)["exact/divergence/tv"] for w in (free, away)]
-    assert apart[1] > apart[0]
+    hacked = make("divergence=none", *LEARNING)
+    train(hacked, 30)
+    again = make("divergence=none", "seed=1", *LEARNING)
+    away = make("divergence=kl", "coeff=-1", "seed=1", *LEARNING, bases=[hacked.policy])
+    for work in (again, away):
+        train(work, 30)
+    apart = [evaluation.exact(w.run.env, w.policy, hacked.policy)["exact/divergence/tv"] for w in (again, away)]
+    assert apart[0] < 0.5 < apart[1]
 
 
 def test_two_base_policies_and_their_weights(make):
@@ -131,10 +151,10 @@ def test_split_is_the_chain_rule(make):
 
 
 def test_the_coefficient_adapts_to_its_target(make):
-    low = make("divergence=kl", "coeff=1", "task.divergence_target=1e-9", *QUICK)
+    low = make("divergence=kl", "divergence.over=action", "coeff=1", "task.divergence_target=1e-9", *QUICK)
     train(low, 3)
     assert low.coeff == pytest.approx(1.5**3)
-    high = make("divergence=kl", "coeff=1", "task.divergence_target=1e9", *QUICK)
+    high = make("divergence=sqrt_chi2", "coeff=1", "task.divergence_target=1e9", *QUICK)
     train(high, 3)
     assert high.coeff == pytest.approx(0.5**3)
 
@@ -149,7 +169,7 @@ def test_the_penalty_is_charged_and_clipped(make):
     current = work.sampler.sample(work.steps_per_lane)
     features, base = work.features(current), work._base_features()
     work._fit_discriminators(features, base)
-    rewards, metrics = work._charge(current, features, base)
+    rewards, _ = work._charge(current, features, base)
     scale = 5 * work.run.env.reward_mean
     expected = current.rewards.flatten() - (scale * work.scores[0](features)).clamp(-1000, 1000)
     assert np.allclose(rewards.flatten(), expected, atol=1e-5)
