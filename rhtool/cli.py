@@ -1,14 +1,105 @@
-"""`rhtool`: find `conf/`, compose, run. Nothing heavy is imported before a task runs."""
+"""`rhtool`: find `conf/`, compose, run. Nothing heavy is imported before a task runs.
+
+A command line is Hydra's, with these differences: flags may stand anywhere, `--help` is ours, every job is composed and
+checked before the first one starts, and what is wrong is said in three lines. `RHTOOL_FULL_ERROR=1` shows tracebacks.
+"""
 
 from __future__ import annotations
 
+import argparse
+import os
 import sys
+import traceback
 
 import hydra
 from omegaconf import DictConfig
 
-from rhtool.config import CONF, register
-from rhtool.run import from_config
+from rhtool import __version__
+from rhtool.config import CONF, compose_all, explained, from_config, quoted, register
+from rhtool.errors import ConfigError, RhtoolError
+from rhtool.run import Run, outcome
+
+FULL_ERROR = "RHTOOL_FULL_ERROR"
+
+
+class Sweep:
+    """What became of the jobs of a sweep that ran in this process."""
+
+    errors: dict[str, Exception] = {}
+    """{a run's directory, or for a tool its number: why it failed}"""
+
+
+def cli() -> None:
+    """The console command. Exit codes: 0 done, 1 a run failed, 2 the command line was wrong, 128+n stopped by signal n."""
+    os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra then raises its errors instead of printing them
+    try:
+        code = command(sys.argv[1:])
+    except ConfigError as error:
+        code = 2
+        report(error)
+    except KeyboardInterrupt:
+        code = 130
+        print("stopped by SIGINT", file=sys.stderr)
+    except BrokenPipeError:  # rhtool --help | head
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        code = 141
+    except Exception as error:
+        code = 1
+        report(error)
+    sys.exit(code)
+
+
+def command(argv: list[str]) -> int:
+    """Do what the command line says; the exit code."""
+    if "--version" in argv:
+        print(f"rhtool {__version__}")
+        return 0
+    args = parse(argv)
+    overrides = [quoted(override) for override in args.overrides]
+    if args.help:
+        from rhtool.help import help_text
+
+        print(help_text(overrides, args.config_dir))
+        return 0
+    sys.argv[1:] = [*overrides, *flags(args)]
+    if args.shell_completion or args.hydra_help or args.info:
+        register()
+        main()
+        return 0
+    runs = compose_all(overrides, multirun=args.multirun, config_dir=args.config_dir)
+    with explained():
+        hydra_main = main_of_sweep if args.multirun else main
+        hydra_main()
+    return summary(runs) if args.multirun else 0
+
+
+def parse(argv: list[str]) -> argparse.Namespace:
+    """The flags and the overrides of a command line, in any order."""
+    from hydra._internal.utils import get_args_parser  # the very parser to which `flags` hands them on
+
+    def wrong(message: str) -> None:
+        raise ConfigError(message, "the command line", "see rhtool --help, and rhtool --hydra-help for Hydra's flags")
+
+    parser = get_args_parser()
+    parser.error = wrong
+    after_info = [i + 1 for i, word in enumerate(argv[:-1]) if word in ("-i", "--info") and "=" in argv[i + 1]]
+    for i in reversed(after_info):  # its value may be left out; an override is not it
+        argv = [*argv[:i], "all", *argv[i:]]
+    args = parser.parse_intermixed_args(argv)
+    if args.experimental_rerun:
+        wrong("--experimental-rerun loads a pickle, which can run anybody's code")
+    if args.config_name or args.config_path:
+        wrong("the configuration is rhtool's own; --config-dir DIR adds options of yours to its groups")
+    return args
+
+
+def flags(args: argparse.Namespace) -> list[str]:
+    """The flags of parsed arguments, as words."""
+    words = []
+    for name, value in vars(args).items():
+        if name not in ("overrides", "help") and value not in (None, False):
+            words += [f"--{name.replace('_', '-')}", *([] if value is True else [value])]
+    return words
 
 
 @hydra.main(version_base="1.3", config_path=str(CONF), config_name="config")
@@ -17,11 +108,43 @@ def main(cfg: DictConfig) -> None:
     from_config(cfg).execute()
 
 
-def cli() -> None:
-    """The console command."""
-    register()
-    for flag in ("-m", "--multirun"):
-        if flag in sys.argv:
-            sys.argv.remove(flag)
-            sys.argv.append(flag)
-    main()
+@hydra.main(version_base="1.3", config_path=str(CONF), config_name="config")
+def main_of_sweep(cfg: DictConfig) -> None:
+    """Run one job of a sweep. Its failure is reported, and does not stop the others."""
+    register()  # the job may be a process of its own
+    run = from_config(cfg)
+    try:
+        run.execute()
+    except Exception as error:
+        Sweep.errors[run.dir or str(len(Sweep.errors))] = error
+        report(error)
+
+
+def summary(runs: list[Run]) -> int:
+    """Name every run of a sweep that has no result, with the reason; the exit code.
+
+    The disk says so, whatever process the run was in; an error that left nothing there was raised in this one.
+    """
+    failed = {key: _line(error) for key, error in Sweep.errors.items()}
+    for run in runs:
+        if run.dir and run.dir not in failed and (reason := outcome(run)):
+            failed[run.dir] = reason
+    if failed:
+        total = max(len(runs), len(failed))
+        print(f"{len(failed)} of {total} runs failed:", file=sys.stderr)
+        for where, reason in failed.items():
+            print(f"  {where}  {reason}", file=sys.stderr)
+    return 1 if failed else 0
+
+
+def report(error: Exception) -> None:
+    """Say what was wrong: an error that a user can mend in its three lines, another with its traceback."""
+    if isinstance(error, RhtoolError) and os.environ.get(FULL_ERROR) != "1":
+        print(error, file=sys.stderr)
+    else:
+        traceback.print_exception(error)
+
+
+def _line(error: Exception) -> str:
+    text = error.what if isinstance(error, RhtoolError) else f"{type(error).__name__}: {error}"
+    return text.splitlines()[0] if text else type(error).__name__

@@ -1,25 +1,39 @@
-"""Composition: the groups, their options, and the only Hydra plumbing besides `cli.py`.
+"""Composition: the groups, their options, what a run's directory is called, and the only Hydra plumbing besides `cli.py`.
 
-A group (`task`, `env`, `divergence`, `scale`, `logger`) is a dataclass; an option of it is a subclass (schema, documentation and live
-object in one) and a YAML file in `conf/<group>/` that holds only numbers. `env=tomato` is `conf/env/tomato.yaml` over the `Env` subclass
-`Tomato` of the module `rhtool.envs.tomato`.
+A group (`task`, `env`, `divergence`, `scale`, `logger`) is a dataclass; an option of it is a subclass (schema,
+documentation and live object in one) and a YAML file in `conf/<group>/` that holds only numbers. `env=tomato` is
+`conf/env/tomato.yaml` over the `Env` subclass `Tomato` of the module `rhtool.envs.tomato`.
 """
 
 from __future__ import annotations
 
+import contextlib
+import copy
+import dataclasses
+import hashlib
 import importlib
+import importlib.util
 import os
+import re
+from collections.abc import Iterator, Sequence
+from functools import cache
 from pathlib import Path
 from typing import Any
 
 from hydra.core.config_store import ConfigStore
-from omegaconf import OmegaConf
+from hydra.core.global_hydra import GlobalHydra
+from hydra.core.hydra_config import HydraConfig
+from hydra.errors import HydraException, MissingConfigException, OverrideParseException
+from hydra.types import RunMode
+from omegaconf import DictConfig, OmegaConf, open_dict
+from omegaconf.errors import OmegaConfBaseException
 
 from rhtool.divergences import Divergence
 from rhtool.envs.base import Env, Scale
+from rhtool.errors import ConfigError, nearest
 from rhtool.loggers import Logger
 from rhtool.run import Run
-from rhtool.schema import option_name
+from rhtool.schema import check_choices, option_name
 from rhtool.tasks.base import Task
 
 _HERE = Path(__file__).resolve().parent
@@ -28,16 +42,24 @@ CONF = next(p for p in (_HERE / "conf", _HERE.parent / "conf") if (p / "config.y
 
 GROUPS: dict[str, type] = {"task": Task, "env": Env, "divergence": Divergence, "scale": Scale, "logger": Logger}
 
+LONGEST_NAME = 120
+"""characters of the variant in a directory's name; a longer one is cut and hashed"""
+
 
 def register() -> None:
-    """Import the modules of all options (light, by rule) and store their dataclasses as Hydra's schemas."""
+    """Import the modules of all options (light, by rule) and store their dataclasses as Hydra's schemas.
+
+    Modules of your own with tasks, environments, divergences: RHTOOL_PLUGINS=my.module,another
+    """
     for group, package in (("task", "rhtool.tasks"), ("env", "rhtool.envs")):
-        for file in (CONF / group).glob("*.yaml"):
-            importlib.import_module(f"{package}.{file.stem}")
+        for file in sorted((CONF / group).glob("*.yaml")):
+            if importlib.util.find_spec(f"{package}.{file.stem}"):  # else it is other numbers over another's class
+                importlib.import_module(f"{package}.{file.stem}")
     for module in filter(None, os.environ.get("RHTOOL_PLUGINS", "").split(",")):
         importlib.import_module(module)
     store = ConfigStore.instance()
-    store.store(name="schema", node=Run)
+    # Each group starts as its base class: only then may a YAML put any subclass in its place.
+    store.store(name="schema", node=Run(**{group: base() for group, base in GROUPS.items()}))
     for group, base in GROUPS.items():
         for cls in [base, *subclasses(base)]:
             store.store(group=f"schema/{group}", name=option_name(cls), node=cls)
@@ -49,18 +71,255 @@ def subclasses(base: type) -> list[type]:
     return [cls for child in base.__subclasses__() for cls in (child, *subclasses(child))]
 
 
+def options(group: str) -> dict[str, tuple[str, type]]:
+    """`{option: (one line about it, its class)}` of a group, from `conf/` and the docstrings.
+
+    An option whose name is not a class's (scale=smoke) has the first comment of its YAML instead.
+    """
+    classes = {option_name(cls): cls for cls in subclasses(GROUPS[group])}
+    found = {}
+    for file in sorted((CONF / group).glob("*.yaml")):
+        text = file.read_text()
+        comment = next((line.lstrip("# ") for line in text.splitlines() if line.startswith("#")), "")
+        schema = re.search(r"/schema/\w+@_here_: (\w+)", text)
+        cls = classes.get(schema[1] if schema else file.stem, GROUPS[group])
+        doc = (cls.__doc__ or "").strip().splitlines()[0] if option_name(cls) == file.stem else comment
+        found[file.stem] = (doc, cls)
+    return found
+
+
 def _scaled(key: str, *, _root_: Any) -> Any:
     """`${scaled:lr}`: the number of the chosen `scale` if it has one, else the environment's own `training` number."""
     value = OmegaConf.select(_root_, f"scale.{key}")
     return OmegaConf.select(_root_, f"env.training.{key}") if value is None else value
 
 
+# Composing
+
+
 def compose(*overrides: str) -> Run:
-    """A `Run` from the overrides of a command line: `compose("task=orpo", "env=tomato", "coeff=0.1").execute()`."""
+    """A `Run` from the overrides of a command line: `compose("task=orpo", "env=tomato", "coeff=0.1").execute()`.
+
+    It has the directory that the command line would give it. Raises `ConfigError` for an override that cannot be used.
+    """
+    return compose_all(overrides)[0]
+
+
+def compose_all(overrides: Sequence[str], multirun: bool = False, config_dir: str | None = None) -> list[Run]:
+    """The runs of a command line, one for each job of a sweep; nothing is written.
+
+    Of a sweeper other than Hydra's own the jobs are not known beforehand: then the list is empty.
+    """
     from hydra import compose as hydra_compose
     from hydra import initialize_config_dir
 
     register()
-    with initialize_config_dir(str(CONF), version_base="1.3"):
-        cfg = hydra_compose("config", list(overrides), return_hydra_config=True)
-    return Run.from_config(cfg)
+    overrides = [quoted(override) for override in overrides]
+    refuse_added(overrides)
+    if config_dir:
+        overrides.append(f"hydra.searchpath=['file://{Path(config_dir).resolve()}']")
+    with explained(), initialize_config_dir(str(CONF), version_base="1.3"):
+        runs = []
+        for job in _jobs(overrides) if multirun else [overrides]:
+            cfg = hydra_compose("config", list(job), return_hydra_config=True)
+            HydraConfig.instance().set_config(cfg)
+            runs.append(from_config(cfg))
+        return runs
+
+
+def _jobs(overrides: list[str]) -> list[list[str]]:
+    """The overrides of every job of a sweep, as Hydra's own sweeper will make them; none for another sweeper."""
+    from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
+    from hydra.core.override_parser.overrides_parser import OverridesParser
+
+    hydra = GlobalHydra.instance().hydra
+    cfg = hydra.compose_config("config", overrides, RunMode.MULTIRUN, with_log_configuration=False)
+    if not cfg.hydra.sweeper._target_.endswith(".BasicSweeper"):
+        return []
+    preset = [f"{key}={value}" for key, value in (cfg.hydra.sweeper.params or {}).items()]
+    parsed = OverridesParser.create(hydra.config_loader).parse_overrides(preset + overrides)
+    return [job for batch in BasicSweeper.split_arguments(parsed, None) for job in batch]
+
+
+def from_config(cfg: DictConfig) -> Run:
+    """The live `Run` of a composed configuration, with its directory. Hydra's own configuration must be set."""
+    hydra = HydraConfig.get()
+    with explained():
+        plain = copy.deepcopy(cfg)
+        with open_dict(plain):
+            plain.pop("hydra", None)
+        run: Run = OmegaConf.to_object(plain)
+        check_choices(run)
+        run.options = {group: option for group, option in hydra.runtime.choices.items() if option and "/" not in group}
+        run.tuned = _tuned(run, plain, hydra)
+    run.dir = run.dir or directory(run)
+    return run
+
+
+def quoted(override: str) -> str:
+    """`dir=outputs/a/seed=0` -> `dir='outputs/a/seed=0'`: Hydra takes a value with `=` in it only in quotes."""
+    key, equals, value = override.partition("=")
+    if "=" not in value or set(value) & set("'\"[]{}()$\\"):
+        return override
+    return key + equals + ",".join(f"'{item}'" if "=" in item else item for item in value.split(","))
+
+
+def refuse_added(overrides: Sequence[str]) -> None:
+    """Hydra adds a key for `+env.nope=1` and takes one away for `~env.level`. Here every key is a field, so neither."""
+    for override in overrides:
+        if override[:1] in "+~" and not override.lstrip("+~").startswith("hydra"):
+            raise ConfigError(
+                f"'{override}': fields can be set, not added or taken away",
+                override.partition("=")[0],
+                f"write {override.lstrip('+~')}",
+            )
+
+
+# The directory of a run
+
+
+def directory(run: Run) -> str:
+    """`outputs/<experiment or task>/<env>/<divergence>-coeff=<c>[-tuned keys]/seed=<n>`, as the task's `uses` has it.
+
+    Empty for a tool. Without a divergence the variant is the tuned keys, or `default`.
+    """
+    if not run.task.uses:
+        return ""
+    words = [f"{key}={_text(value)}" for key, value in sorted(run.tuned.items())]
+    if "divergence" in run.task.uses:
+        words = [run.option("divergence"), f"coeff={_text(run.coeff)}", *words]
+    variant = _safe("-".join(words) or "default")
+    if len(variant) > LONGEST_NAME:
+        variant = f"{variant[:100]}-{hashlib.sha256(variant.encode()).hexdigest()[:8]}"
+    named = [_safe(run.option(group)) for group in run.task.uses if group not in ("task", "divergence")]
+    top = run.options.get("experiment") or run.option("task")
+    return str(Path(run.outputs, top, *named, variant, f"seed={run.seed}"))
+
+
+def _tuned(run: Run, cfg: DictConfig, hydra: Any) -> dict[str, Any]:
+    """`{key: value}` of the command line's overrides that change something and have no place of their own in the path.
+
+    An override that says what is so anyway (`env.level=4`) is none: the value is compared with what the same choice of
+    groups composes without it.
+    """
+    choices = hydra.runtime.choices
+    overrides = {o.lstrip("+~").partition("=")[0]: o for o in hydra.overrides.task}
+    chosen = {key: o for key, o in overrides.items() if key in choices}
+    unnamed = {group: choices[group] for group in chosen if group in GROUPS and group not in ("task", "logger")}
+    tuned = {
+        group: option
+        for group, option in unnamed.items()
+        if group not in ("env", "divergence", *run.task.uses) and option != _default_options()[group]
+    }
+    searchpath = [o for o in hydra.overrides.hydra if o.startswith("hydra.searchpath=")]
+    fields = {f.name: f for f in dataclasses.fields(Run)}
+    ignored = {"coeff", "seed", "logger", *(g for g in ("env", "divergence") if g not in run.task.uses)}
+    for key in overrides.keys() - chosen.keys():
+        first, *rest = key.split(".")
+        if first in ignored or fields[first].metadata.get("incidental") or _is_incidental(getattr(run, first), rest):
+            continue
+        value = OmegaConf.select(cfg, key)
+        if value != OmegaConf.select(_reference((*chosen.values(), *searchpath)), key):
+            tuned[key] = OmegaConf.to_object(value) if OmegaConf.is_config(value) else value
+    return tuned
+
+
+def _is_incidental(obj: Any, path: list[str]) -> bool:
+    for name in path:
+        for f in dataclasses.fields(obj) if dataclasses.is_dataclass(obj) else ():
+            if f.name == name and f.metadata.get("incidental"):
+                return True
+        obj = getattr(obj, name, None)
+    return False
+
+
+@cache
+def _reference(groups: tuple[str, ...]) -> DictConfig:
+    """What these choices of groups compose, nothing else being overridden."""
+    return GlobalHydra.instance().config_loader().load_configuration("config", list(groups), RunMode.RUN)
+
+
+@cache
+def _default_options() -> dict[str, str]:
+    defaults = OmegaConf.load(CONF / "config.yaml").defaults
+    return {key: option for entry in defaults if isinstance(entry, DictConfig) for key, option in entry.items()}
+
+
+def _text(value: Any) -> str:
+    if isinstance(value, float):
+        return f"{value:g}" if float(f"{value:g}") == value else repr(value)
+    if isinstance(value, bool) or value is None:
+        return {True: "true", False: "false", None: "null"}[value]
+    if isinstance(value, list | tuple):
+        return "+".join(map(_text, value))
+    return str(value)
+
+
+def _safe(name: str) -> str:
+    """A name for one directory, of characters that neither a shell nor Hydra's grammar minds."""
+    return re.sub(r"[^\w.+=-]", "_", name).lstrip(".") or "_"
+
+
+# What was wrong
+
+
+@contextlib.contextmanager
+def explained() -> Iterator[None]:
+    """Turn what Hydra and OmegaConf raise about a configuration into a `ConfigError` with the valid names."""
+    try:
+        yield
+    except (HydraException, OmegaConfBaseException) as error:
+        raise _explanation(error) from error
+
+
+def _explanation(error: Exception) -> ConfigError:
+    if isinstance(error, OverrideParseException):
+        return ConfigError(
+            f"'{error.override}' is not an override",
+            error.override,
+            "write key=value, with a value that has spaces or brackets in quotes: \"key='a b'\"",
+        )
+    if isinstance(error, MissingConfigException) and error.options is not None:
+        group, _, option = (error.missing_cfg_file or "").rpartition("/")
+        return ConfigError(
+            f"'{option}' is not an option of {group}", f"{group}={option}", nearest(option, error.options)
+        )
+    cause = error if isinstance(error, OmegaConfBaseException) else error.__cause__
+    if isinstance(cause, OmegaConfBaseException) and cause.full_key:
+        where, what = cause.full_key, (cause.msg or str(cause)).splitlines()[0]
+        if what.startswith("Key '"):
+            return ConfigError(f"there is no field '{where}'", where, _nearest_field(cause))
+        return ConfigError(what[:1].lower() + what[1:], where, _type_wanted(cause))
+    first, *rest = str(error).splitlines() or [type(error).__name__]
+    if first.startswith("Ambiguous value"):
+        return ConfigError(first, "", "add -m to sweep over the values; write key=[a,b] for a list")
+    return ConfigError(first, "", " ".join(line.strip() for line in rest))
+
+
+def _nearest_field(error: OmegaConfBaseException) -> str:
+    """The field that was meant: one of the same name elsewhere (`lr`: `task.lr`), or the nearest name beside it."""
+    cls = error.object_type if dataclasses.is_dataclass(error.object_type) else Run
+    prefix, _, key = error.full_key.rpartition(".")
+    root = error.parent_node._get_root() if error.parent_node is not None else OmegaConf.create()
+    elsewhere = [path for path in _paths(root) if path.rpartition(".")[2] == key]
+    if elsewhere:
+        return f"did you mean {' or '.join(elsewhere[:4])}?"
+    names = [f.name for f in dataclasses.fields(cls)] + (["experiment"] if cls is Run else [])
+    meant = nearest(key, names)
+    return meant.replace("mean '", f"mean '{prefix}.") if prefix else meant
+
+
+def _paths(node: Any, prefix: str = "") -> Iterator[str]:
+    for key in node if isinstance(node, DictConfig) else ():
+        if (path := f"{prefix}{key}") != "hydra":
+            yield path
+            yield from _paths(node._get_node(key), f"{path}.")
+
+
+def _type_wanted(error: OmegaConfBaseException) -> str:
+    cls, name = error.object_type, (error.full_key or "").rpartition(".")[2]
+    if dataclasses.is_dataclass(cls):
+        for f in dataclasses.fields(cls):
+            if f.name == name:
+                return f"it takes a value of type {f.type}"
+    return ""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import dataclasses
 import inspect
+import itertools
 import re
 import textwrap
 from dataclasses import field
@@ -55,8 +56,8 @@ def field_docs(cls: type) -> dict[str, str]:
             body = ast.parse(textwrap.dedent(inspect.getsource(base))).body[0].body
         except (OSError, TypeError):
             continue
-        for node, following in zip(body, body[1:], strict=False):
-            if isinstance(node, ast.AnnAssign) and isinstance(following, ast.Expr):
-                if isinstance(following.value, ast.Constant) and isinstance(following.value.value, str):
-                    docs[node.target.id] = inspect.cleandoc(following.value.value)
+        for node, following in itertools.pairwise(body):
+            literal = following.value if isinstance(following, ast.Expr) else None
+            if isinstance(node, ast.AnnAssign) and isinstance(literal, ast.Constant) and isinstance(literal.value, str):
+                docs[node.target.id] = inspect.cleandoc(literal.value)
     return docs

@@ -5,13 +5,16 @@ This module is the schema and stays light; the arrays live in `vector.py` and in
 
 from __future__ import annotations
 
+import inspect
 from dataclasses import dataclass, field, fields, replace
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from rhtool.errors import ConfigError, nearest
 from rhtool.schema import check_choices, choice
 
 if TYPE_CHECKING:
+    from rhtool.envs.tabular import TabularMDP
     from rhtool.envs.vector import SingleEnv, VectorEnv
 
 
@@ -47,11 +50,9 @@ class Training:
     vf_clip: float | None = None
     """upper limit of a transition's squared value error; null: none"""
     entropy: float = 0.01
-    """entropy bonus at the start"""
-    entropy_end: float | None = None
-    """entropy bonus after `entropy_steps` env steps, reached linearly; null: it stays"""
-    entropy_steps: int = 500_000
-    """env steps over which the entropy bonus goes to `entropy_end`"""
+    """entropy bonus"""
+    entropy_schedule: list[list[float]] | None = None
+    """[[env steps, bonus], …], interpolated; replaces `entropy`"""
     kl_coeff: float = 0.2
     """weight of KL(old || new) in the loss at the start; it adapts to `kl_target`"""
     kl_target: float = 0.01
@@ -62,6 +63,10 @@ class Training:
     """one trunk for policy and value function"""
     reward_clip: float = 1000.0
     """the penalty of one step is clipped to this size"""
+    init_from_base: bool = False
+    """start from the base policy's weights"""
+    episodes: int = 100
+    """episodes of an evaluation"""
 
 
 @dataclass
@@ -107,6 +112,14 @@ class Env:
     """directory of the base policy's checkpoint; empty: the one shipped with the package"""
     training: Training = field(default_factory=Training)
     """the paper's hyperparameters for this environment"""
+
+    def base_policy_path(self) -> str:
+        """Directory of the base policy: `base_policy`, else the one shipped with the environment."""
+        return self.base_policy or str(Path(inspect.getfile(type(self))).parent / "base_policy")
+
+    def tabular(self) -> TabularMDP | None:
+        """The environment as tables, for exact values; None if it is too large for that."""
+        return None
 
     def vector_class(self) -> type[VectorEnv]:
         """The environment's arrays and kernels: `vector_class()(config, lanes, **options)`. Imported here, not with

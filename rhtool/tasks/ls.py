@@ -1,12 +1,17 @@
-"""`task=ls`: every option of every group, with its documentation."""
+"""`task=ls`: every option of every group, with its documentation and whether it can run here."""
 
 from __future__ import annotations
 
+import importlib.metadata
+import sys
 from dataclasses import dataclass
 from typing import ClassVar
 
 from rhtool.run import Run
 from rhtool.tasks.base import Task
+
+EXTRAS = {"rl": "ray", "lm": "trl", "traffic": "libsumo", "interpret": "captum", "slurm": "submitit", "track": "wandb"}
+"""{extra of pyproject.toml: the package whose presence shows that it is installed}"""
 
 
 @dataclass
@@ -16,10 +21,34 @@ class Ls(Task):
     uses: ClassVar[tuple[str, ...]] = ()
 
     def run(self, run: Run) -> dict[str, float]:
-        from rhtool.config import GROUPS, subclasses
-        from rhtool.schema import option_name
+        from rich.console import Console
+        from rich.table import Table
+        from rich.text import Text
 
-        for group, base in GROUPS.items():
-            for cls in subclasses(base):
-                print(group, option_name(cls), (cls.__doc__ or "").splitlines()[0])
+        from rhtool.config import GROUPS, options
+
+        table = Table("group", "option", "what it is", "extra", box=None, pad_edge=False)
+        for group in GROUPS:
+            for option, (doc, cls) in options(group).items():
+                table.add_row(group, option, Text(doc), extra_mark(getattr(cls, "extra", "")))
+            table.add_section()
+        console = Console(width=None if sys.stdout.isatty() else 140)
+        console.print(table)
+        missing = sorted(extra for extra in EXTRAS if not installed(extra))
+        if missing:
+            console.print(f"\n✗ pip install 'rhtool[{','.join(missing)}]'", markup=False)
         return {}
+
+
+def extra_mark(extra: str) -> str:
+    """`"rl ✓"` or `"rl ✗"`; nothing for an option that needs no extra."""
+    return f"{extra} {'✓' if installed(extra) else '✗'}" if extra else ""
+
+
+def installed(extra: str) -> bool:
+    """Whether an extra of pyproject.toml is installed."""
+    try:
+        importlib.metadata.version(EXTRAS[extra])
+    except importlib.metadata.PackageNotFoundError:
+        return False
+    return True

@@ -1,0 +1,165 @@
+"""Reward hacking as the theory has it: correlated proxies, and how much true return a divergence guarantees.
+
+Laidlaw et al. 2025, "Correlated Proxies" (arXiv 2403.03185v4), sections 4 and 5; Liu et al. 2026 (arXiv 2604.12086).
+Returns are J(pi, R) = E_mu_pi[R], rewards of a step, with mu_pi(s, a) = (1 - gamma) sum_t gamma^t Pr(s_t = s, a_t = a),
+the occupancy measure, which sums to 1. Means and sigmas of rewards are under the base policy's occupancy measure.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from rhtool.divergences import Chi2
+from rhtool.errors import RhtoolError
+
+if TYPE_CHECKING:
+    import numpy as np
+
+
+@dataclass(frozen=True)
+class Correlation:
+    """Pearson correlation of proxy and true reward, with the moments behind it."""
+
+    r: float
+    """correlation, in [-1, 1]; NaN if one of the two rewards is constant"""
+    proxy_mean: float
+    true_mean: float
+    proxy_std: float
+    true_std: float
+
+
+def correlation(proxy: np.ndarray, true: np.ndarray, weights: np.ndarray | None = None) -> Correlation:
+    """Definition 4.1: r = E[((R~ - J~) / sigma~) ((R - J) / sigma)] under the base policy.
+
+    `proxy` and `true` are rewards of equal shape, of its sampled steps or of the cells of a table; `weights` their
+    probabilities in the latter case, up to a factor (equal if not given). Raises `ValueError` if the shapes differ or
+    the weights are negative or all zero.
+    """
+    import numpy as np
+
+    proxy, true = np.asarray(proxy, np.float64), np.asarray(true, np.float64)
+    weights = np.ones_like(true) if weights is None else np.asarray(weights, np.float64)
+    if not proxy.shape == true.shape == weights.shape:
+        raise ValueError(f"rewards and weights differ in shape: {proxy.shape}, {true.shape}, {weights.shape}")
+    if np.any(weights < 0) or not weights.sum() > 0:
+        raise ValueError("weights are not negative, and not all zero")
+    seen = weights > 0
+    proxy, true, weights = proxy[seen], true[seen], weights[seen] / weights.sum()
+
+    def moments(x: np.ndarray) -> tuple[float, float, np.ndarray]:
+        mean = float(weights @ x)
+        # A constant's mean is rounded, and its deviations would be noise instead of zero.
+        apart = x - mean if np.ptp(x) > 0 else np.zeros_like(x)
+        return mean, math.sqrt(weights @ apart**2), apart
+
+    proxy_mean, proxy_std, proxy_apart = moments(proxy)
+    true_mean, true_std, true_apart = moments(true)
+    product = proxy_std * true_std
+    r = float(np.clip(weights @ (proxy_apart * true_apart) / product, -1, 1)) if product > 0 else math.nan
+    return Correlation(r, proxy_mean, true_mean, proxy_std, true_std)
+
+
+def theoretical_coeff(sigma_proxy: float, r: float) -> float:
+    """lambda = sigma_proxy sqrt(1 - r^2), the weight of sqrt(chi2) that maximises theorem 5.1's bound.
+
+    In units of a reward. The configuration's `coeff` is in units of `env.reward_std`: that is sqrt(1 - r^2), or
+    `theoretical_coeff(1.0, r)`. Raises `RhtoolError` unless 0 < r <= 1.
+    """
+    _check(r)
+    return sigma_proxy * math.sqrt(1 - r * r)
+
+
+def return_bound(proxy_gain: float, chi2: float, r: float, sigma_proxy: float, sigma_true: float) -> float:
+    """Theorem 5.1: the least gain in true return, J(pi, R) - J(base, R), that the gain in proxy return allows.
+
+        sigma_true / r (proxy_gain / sigma_proxy - sqrt((1 - r^2) chi2))
+
+    `chi2` is that of the policy's occupancy measure from the base policy's; if it is infinite, the policy goes where
+    the base policy never does and the bound is -inf. Raises `RhtoolError` unless 0 < r <= 1 and both sigmas are
+    above zero.
+    """
+    _check(r, sigma_proxy, sigma_true)
+    if math.isinf(chi2):
+        return -math.inf
+    return sigma_true / r * (proxy_gain / sigma_proxy - math.sqrt((1 - r * r) * max(chi2, 0.0)))
+
+
+def max_min_bound(proxy_gain: float, chi2: float, r: float, sigma_proxy: float, sigma_true: float) -> float:
+    """The least gain in true return over all true rewards of correlation r with the proxy (arXiv 2604.12086, Max-Min).
+
+        sigma_true (r x - sqrt((1 - r^2) (chi2 - x^2))),   x = proxy_gain / sigma_proxy
+
+    It is attained, hence never below `return_bound`. chi2 >= x^2 by Cauchy and Schwarz; a smaller one, which only an
+    estimate can be, counts as x^2. Arguments and errors as in `return_bound`.
+    """
+    _check(r, sigma_proxy, sigma_true)
+    if math.isinf(chi2):
+        return -math.inf
+    x = proxy_gain / sigma_proxy
+    return sigma_true * (r * x - math.sqrt((1 - r * r) * max(chi2 - x * x, 0.0)))
+
+
+@dataclass(frozen=True)
+class Gap:
+    """Both sides of the bounds for two occupancy measures."""
+
+    correlation: Correlation
+    chi2: float
+    proxy_gain: float
+    """J(pi, R~) - J(base, R~)"""
+    true_gain: float
+    """J(pi, R) - J(base, R), which the bounds bound from below"""
+    return_bound: float | None
+    """theorem 5.1; None where it does not apply: the correlation is not above zero, or not defined"""
+    max_min_bound: float | None
+    """Max-Min; None in the same cases"""
+
+    @property
+    def holds(self) -> bool:
+        """Whether the true gain is no less than the bounds that apply, up to rounding."""
+        bounds = [b for b in (self.return_bound, self.max_min_bound) if b is not None]
+        slack = 1e-9 * self.correlation.true_std * (1 + math.sqrt(self.chi2) / abs(self.correlation.r)) if bounds else 0
+        return all(self.true_gain >= bound - slack for bound in bounds)
+
+
+def bound_gap(mu: np.ndarray, nu: np.ndarray, proxy: np.ndarray, true: np.ndarray) -> Gap:
+    """Both sides of both bounds, exactly, from tables.
+
+    `mu` and `nu` are the occupancy measures of the policy and of the base policy, `proxy` and `true` the rewards of the
+    same cells, all of one shape. Raises `ValueError` if they are not.
+    """
+    import numpy as np
+
+    chi2 = Chi2().exact(mu, nu)
+    moments = correlation(proxy, true, nu)
+    move = np.asarray(mu, np.float64) - np.asarray(nu, np.float64)
+    proxy_gain, true_gain = (float((move * np.asarray(reward, np.float64)).sum()) for reward in (proxy, true))
+    bounds = (None, None)
+    if moments.r > 0:
+        known = (proxy_gain, chi2, moments.r, moments.proxy_std, moments.true_std)
+        bounds = (return_bound(*known), max_min_bound(*known))
+    return Gap(moments, chi2, proxy_gain, true_gain, *bounds)
+
+
+def is_hacking(r: float, true_return: float, base_true_return: float) -> bool:
+    """Definition 4.2: the proxy correlates with the true reward under the base policy (r > 0), and the policy that was
+    optimised for it has less true return than the base policy. With r not above zero, or NaN, it was no proxy.
+    """
+    return r > 0 and true_return < base_true_return
+
+
+def _check(r: float, *sigmas: float) -> None:
+    if not 0 < r <= 1:
+        raise RhtoolError(
+            f"theorem 5.1 says nothing of a proxy whose correlation with the true reward is {r}",
+            "r, under the base policy",
+            "it needs 0 < r <= 1: take another proxy, or another base policy",
+        )
+    if not all(sigma > 0 for sigma in sigmas):
+        raise RhtoolError(
+            "theorem 5.1 says nothing of a reward that is constant under the base policy",
+            "sigma_proxy, sigma_true",
+            "take a base policy that sees more of the rewards, or another reward",
+        )

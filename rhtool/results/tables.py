@@ -1,0 +1,231 @@
+"""The tables of a report: for the terminal, as CSV for programs, as Markdown to paste."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pandas as pd
+
+from rhtool.results.cells import Cell, Keys, Section, column, metrics
+from rhtool.results.rows import STATUSES, command
+from rhtool.results.statistics import FEWEST, Estimate, estimate, improvement
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+NAMES = {"iqm": "IQM", "median": "median"}
+BEST = "*"
+
+
+@dataclass
+class Line:
+    """A row of a printed table: the base policy's, or a cell's."""
+
+    method: str
+    coeff: str
+    true: Estimate
+    proxy: Estimate
+    correlation: Estimate
+    measured: Estimate
+    hacked: str
+    status: str
+
+
+def lines(section: Section) -> list[Line]:
+    """The base policy (if any run measured it), then every cell."""
+    found = []
+    if "true" in section.base:
+        zero = Estimate(value=0.0, n=section.base["true"].n)
+        rest = (section.base.get(name, Estimate()) for name in ("proxy", "correlation"))
+        found.append(Line("base policy", "", section.base["true"], *rest, zero, "", ""))
+    for cell in section.cells:
+        coeff = f"{cell.coeff:g}{BEST if cell.best else ''}" if cell.swept or cell.coeff else ""
+        found.append(
+            Line(cell.label, coeff, cell.true, cell.proxy, cell.correlation, cell.measured, cell.hacked, cell.status)
+        )
+    return found
+
+
+def footnotes(keys: Keys) -> list[str]:
+    """How to read the numbers."""
+    return [
+        f"n: finished seeds. {NAMES[keys.statistic]} of {keys.true} and {keys.proxy} over seeds, with 95 % bootstrap "
+        f"percentile intervals; none for n < {FEWEST}.",
+        f"{BEST} best coeff of its method: the highest {NAMES[keys.statistic]} of the true return among the cells "
+        "whose seeds are all done. Choosing by the true reward is an oracle choice, as in the paper: who has "
+        "only the proxy cannot make it.",
+        "hacked?: yes if the true return is below the base policy's and the proxy return above it (Correlated Proxies, "
+        "Definition 4.2), no if either is not, with the whole interval of the difference to the base policy; unclear "
+        "otherwise.",
+    ]
+
+
+def unfinished(section: Section, outputs: str | Path) -> tuple[list[str], list[str]]:
+    """What is not done in a section, a line for each cell, state and reason, and the commands that finish it.
+
+    Runs that are being worked on are listed, but need no command.
+    """
+    said, commands = [], []
+    for cell in section.cells:
+        rows = cell.runs[cell.runs.status != "done"]
+        for (status, reason), part in rows.groupby(["status", "reason"], sort=False):
+            seeds = ", ".join(f"{seed:g}" for seed in part.seed)
+            coeff = f" coeff={cell.coeff:g}" if cell.swept or cell.coeff else ""
+            at = [f"at step {steps:,.0f}" for steps in [part.steps.max()] if status != "failed" and steps == steps]
+            where = ", ".join(part.path) + ": repair or delete" if status == "damaged" else ""
+            why = "; ".join(filter(None, [*at, str(reason).split("\n")[0], where]))
+            said.append(f"{cell.label}{coeff} seed={seeds}: {status}" + (f" ({why})" if why else ""))
+    for cells in section.methods.values():
+        by_seeds: dict[tuple, list[pd.DataFrame]] = {}
+        for cell in cells:
+            rows = cell.runs[cell.runs.status.isin(["failed", "interrupted", "missing"])]
+            if len(rows):
+                by_seeds.setdefault(tuple(rows.seed), []).append(rows)
+        commands += [command(pd.concat(rows), outputs) for rows in by_seeds.values()]
+    return said, commands
+
+
+def formatter(values: Iterable[float]) -> Callable[[float], str]:
+    """A function that writes numbers with the decimals that show four digits of the largest value; NaN is a dash."""
+    largest = max((abs(value) for value in values if math.isfinite(value)), default=0.0)
+    decimals = min(max(3 - math.floor(math.log10(largest)), 0), 6) if largest else 2
+
+    def write(value: float) -> str:
+        text = f"{value:.{decimals}f}"
+        return "-" if not math.isfinite(value) else text.removeprefix("-") if float(text) == 0 else text
+
+    return write
+
+
+def with_interval(estimate: Estimate, write: Callable[[float], str]) -> str:
+    """`9.17 [8.95, 9.30]`, or the value alone where there is no interval."""
+    if math.isnan(estimate.low):
+        return write(estimate.value)
+    return f"{write(estimate.value)} [{write(estimate.low)}, {write(estimate.high)}]"
+
+
+def texts(section: Section, keys: Keys, proxy_interval: bool = True) -> tuple[list[str], list[list[str]]]:
+    """The header and the rows of a section's table as strings. Columns that would be empty are left out."""
+    rows = lines(section)
+    true, proxy, measured = (
+        formatter(getattr(line, name).value for line in rows) for name in ("true", "proxy", "measured")
+    )
+    columns: dict[str, list[str]] = {
+        "method": [line.method for line in rows],
+        "coeff": [line.coeff for line in rows],
+        "n": [str(line.true.n) for line in rows],
+        f"true {NAMES[keys.statistic]} [95 % CI]": [with_interval(line.true, true) for line in rows],
+        "proxy": [with_interval(line.proxy, proxy) if proxy_interval else proxy(line.proxy.value) for line in rows],
+        "correlation": [f"{line.correlation.value:.2f}" if line.correlation.n else "-" for line in rows],
+        keys.divergence.rpartition("/")[2]: [measured(line.measured.value) for line in rows],
+        "hacked?": [line.hacked for line in rows],
+        "status": [line.status for line in rows],
+    }
+    kept = {name: texts for name, texts in columns.items() if name in ("method", "n") or set(texts) - {"", "-"}}
+    return list(kept), [list(row) for row in zip(*kept.values(), strict=True)]
+
+
+def show(found: list[Section], keys: Keys, outputs: str | Path, console: Console) -> None:
+    """Print the sections. At less than 120 columns the interval of the proxy is left to the files."""
+    from rich import box
+    from rich.table import Table
+    from rich.text import Text
+
+    colours = {"yes": "bold red", "no": "green"}
+    for section in found:
+        header, rows = texts(section, keys, proxy_interval=console.width >= 120)
+        table = Table(
+            title=section.title, title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0)
+        )
+        for name in header:
+            short = {"correlation": "corr"}.get(name, name)
+            left = name in ("method", "hacked?", "status")
+            table.add_column(short, justify="left" if left else "right", no_wrap=name not in ("method", "status"))
+        for row in rows:
+            best = row[1].endswith(BEST) if header[1] == "coeff" else False
+            cells = [Text(text, style=colours.get(text, "")) for text in row]
+            table.add_row(*cells, style="bold" if best else "dim" if row[0] == "base policy" else "")
+        console.print(table)
+        said, commands = unfinished(section, outputs)
+        if said:
+            console.print("\n".join(["Not done:", *(f"  {line}" for line in said)]), highlight=False, markup=False)
+        if commands:
+            console.print("To finish:", markup=False)
+            for line in commands:
+                console.print(f"  {line}", highlight=False, markup=False, soft_wrap=True)
+        if said:
+            console.print()
+    console.print("\n".join(footnotes(keys)), style="dim", highlight=False, markup=False)
+
+
+def markdown(found: list[Section], keys: Keys, outputs: str | Path, pictures: Iterable[str] = ()) -> str:
+    """The report as Markdown; `pictures` are the names of files beside it."""
+    parts = ["# Report\n"]
+    for section in found:
+        header, rows = texts(section, keys)
+        left = {"method", "hacked?", "status"}
+        parts.append(f"## {section.title}\n")
+        table = ["| " + " | ".join(header) + " |"]
+        table.append("|" + "|".join(":--" if name in left else "--:" for name in header) + "|")
+        for row in rows:
+            best = len(row) > 1 and row[1].endswith(BEST)
+            escaped = [text.replace("|", "\\|").replace("*", "\\*") for text in row]
+            table.append("| " + " | ".join(f"**{text}**" if best and text else text for text in escaped) + " |")
+        parts.append("\n".join(table) + "\n")
+        said, commands = unfinished(section, outputs)
+        if said:
+            parts.append("Not done:\n\n" + "\n".join("- " + line.replace("*", "\\*") for line in said) + "\n")
+        if commands:
+            parts.append("To finish:\n\n```\n" + "\n".join(commands) + "\n```\n")
+    parts.append("\n\n".join(note.replace("*", "\\*") for note in footnotes(keys)) + "\n")
+    parts += [f"![{Path(name).stem}]({name})\n" for name in pictures]
+    return "\n".join(parts)
+
+
+def frame(found: list[Section], keys: Keys) -> pd.DataFrame:
+    """One row per cell, and one per section for the base policy, with unrounded numbers.
+
+    `true`, `proxy`, `correlation` and `measured` carry the chosen statistic and its interval (`true_low`, `true_high`),
+    `true_median` and `true_iqm` both; then the number of seeds in each state, and the chosen statistic of every metric
+    under its own key.
+    """
+    table = []
+    for section in found:
+        where = {"env": section.env, "group": section.group, "scale": section.scale}
+        if "true" in section.base:
+            base = {name: value for name, value in section.base.items()}
+            table.append(where | {"method": "base policy", "n": base["true"].n} | _spread(base))
+        plain = section.unregularised
+        for cell in section.cells:
+            done = cell.runs[cell.runs.status == "done"]
+            values = column(done, keys.true)
+            row: dict[str, Any] = where | {"method": cell.label, "task": cell.task, "divergence": cell.divergence}
+            row |= {"over": cell.over, "tuned": " ".join(cell.tuned), "coeff": cell.coeff, "best": cell.best}
+            row |= {"n": cell.true.n, "hacked": cell.hacked, "improvement_over_base": cell.improvement}
+            row["improvement_over_unregularised"] = _improvement(cell, plain, keys)
+            row |= _spread({"true": cell.true, "proxy": cell.proxy, "correlation": cell.correlation})
+            row |= _spread({"measured": cell.measured})
+            row |= {f"true_{name}": estimate(values, name, resamples=0).value for name in ("iqm", "median")}
+            row |= {status: int((cell.runs.status == status).sum()) for status in STATUSES}
+            row |= {key: estimate(column(done, key), keys.statistic, resamples=0).value for key in metrics(done)}
+            table.append(row)
+    return pd.DataFrame(table)
+
+
+def _spread(estimates: dict[str, Estimate]) -> dict[str, float]:
+    return {
+        name + end: value
+        for name, e in estimates.items()
+        for end, value in (("", e.value), ("_low", e.low), ("_high", e.high))
+    }
+
+
+def _improvement(cell: Cell, other: Cell | None, keys: Keys) -> float:
+    if other is None or other is cell:
+        return float("nan")
+    ours, theirs = (column(c.runs[c.runs.status == "done"], keys.true) for c in (cell, other))
+    return improvement(ours[ours == ours], theirs[theirs == theirs])

@@ -1,0 +1,60 @@
+"""What the discriminators of one run see, and their scores in this process."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from rhtool.rl.distributions import ActionDistribution
+from rhtool.rl.modules import DiscriminatorModule
+from rhtool.rl.runner import Rollout
+
+
+class Features:
+    """Features of a transition: the observation, and the encoded action unless `over` is "state".
+
+    Args:
+        over: "state_action" or "state".
+        distribution: encodes the actions.
+        observation: length of an observation.
+        columns: indices of the observation's entries that the discriminator sees; None: all of them.
+    """
+
+    def __init__(self, over: str, distribution: ActionDistribution, observation: int, columns: list[int] | None = None):
+        self.over, self.distribution, self.columns = over, distribution, columns
+        self.size = len(columns) if columns is not None else observation
+        self.size += distribution.encoded if over == "state_action" else 0
+
+    def __call__(self, rollout: Rollout) -> Tensor:
+        """(T * B, size) float32."""
+        obs, actions = rollout.flat(rollout.obs), rollout.flat(rollout.actions)
+        return self.join(obs, self.distribution.encode(actions))
+
+    def join(self, obs: Tensor, encoded_actions: Tensor) -> Tensor:
+        """Features (N, size) of observations (N, D) and encoded actions (N, encoded)."""
+        obs = obs if self.columns is None else obs[:, self.columns]
+        return torch.cat([obs, encoded_actions], -1) if self.over == "state_action" else obs
+
+
+class Scores:
+    """A copy of a discriminator in this process, for scoring rollouts."""
+
+    def __init__(self, spaces: tuple[Any, Any], features: int, hidden: list[int]):
+        config = {"inputs": features, "hidden": hidden}
+        self.module = DiscriminatorModule(
+            observation_space=spaces[0], action_space=spaces[1], model_config=config
+        ).eval()
+
+    @torch.no_grad()
+    def __call__(self, inputs: Tensor) -> Tensor:
+        """d = log(mu_pi / mu_base), estimated, (N,) float32, for features (N, F)."""
+        return torch.cat([self.module.score(part) for part in inputs.split(65_536)])
+
+
+def pairs(current: Tensor, base: Tensor) -> dict[str, Tensor]:
+    """The columns on which a discriminator trains: features of both policies, and which row is the current policy's."""
+    flags = torch.zeros(len(current) + len(base), dtype=torch.bool)
+    flags[: len(current)] = True
+    return {"inputs": torch.cat([current, base]), "current": flags}

@@ -1,0 +1,309 @@
+"""ORPO: PPO on a reward from which the divergence of occupancy measures from a base policy is charged, step by step.
+
+Laidlaw, Singhal, Dragan, "Correlated Proxies: A New Definition and Improved Mitigation for Reward Hacking", ICLR 2025, Algorithm 1.
+Plain PPO is the case `divergence=none`, and coefficient 0 gives the same policy.
+"""
+
+from __future__ import annotations
+
+import time
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from rhtool.divergences import KL, Chi2, NoDivergence
+from rhtool.errors import ConfigError
+from rhtool.hacking import correlation
+from rhtool.rl.discriminator import Features, Scores, pairs
+from rhtool.rl.learner import OrpoConfig, Updater
+from rhtool.rl.policy import Policy
+from rhtool.rl.ppo import Loss, advantages
+from rhtool.rl.runner import Rollout
+from rhtool.rl.sampler import Sampler
+from rhtool.run import Run
+
+
+class Orpo:
+    """The state of one run of ORPO; `iteration` is the algorithm.
+
+    Args:
+        run: env, divergence, coeff, seed and the task's hyperparameters (`rhtool.tasks.orpo.Orpo`).
+        bases: the base policies; may be empty if the divergence is none.
+    """
+
+    def __init__(self, run: Run, bases: list[Policy]):
+        self.run, self.task, self.divergence, self.bases = run, run.task, run.divergence, bases
+        task, env = run.task, run.env
+        base_lanes = round(task.lanes * task.base_share)
+        self.lanes, self.steps_per_lane = task.lanes - base_lanes, task.batch // task.lanes
+        if bases and base_lanes < len(bases):
+            raise ConfigError(f"{base_lanes} lanes for {len(bases)} base policies", "task.lanes", "raise task.lanes")
+
+        torch.manual_seed(run.seed)
+        probe = env.make_vec(1)
+        spaces = (probe.single_observation_space, probe.single_action_space)
+        probe.close()
+        network = {"hidden": list(task.hidden), "share_value": task.share_value}
+        if task.init_from_base:
+            network = bases[0].config
+        self.policy = Policy(*spaces, network)
+        self.sampler = Sampler(env, self.policy, self.lanes, seed=2 * run.seed, workers=task.workers)
+
+        # One discriminator per base policy, unless nothing is to be told apart.
+        adversaries = bases if self.divergence.needs_discriminator else []
+        over = "state" if task.split else self.divergence.over
+        self.features = Features(over, self.policy.distribution, spaces[0].shape[0])
+        hidden = list(task.discriminator_hidden)
+        self.scores = [Scores(spaces, self.features.size, hidden) for _ in adversaries]
+        self.base_samplers = [
+            Sampler(env, base, base_lanes // len(bases), seed=2 * run.seed + 1, workers=min(task.workers, base_lanes))
+            for base in (bases if adversaries else [])
+        ]
+        self.pools: list[Tensor] = []
+
+        config = OrpoConfig()
+        config.seed_, config.grad_clip, config.divergence = run.seed, task.grad_clip, self.divergence
+        config.loss = Loss(self.policy.distribution, task.clip, task.vf_coeff, task.vf_clip, self.divergence)
+        config.initial = {"policy": bases[0].weights} if task.init_from_base else {}
+        self.updater = Updater(
+            spaces, network, config, len(adversaries), self.features.size, hidden, task.learners, task.gpus
+        )
+        self.coeff, self.kl_coeff = run.coeff, task.kl_coeff
+        self.steps = self.total_steps = self.iterations = 0
+        self._sync()
+
+    def iteration(self) -> dict[str, float]:
+        """One iteration of Algorithm 1; returns its metrics (docs/metrics.md)."""
+        task, clock = self.task, _Clock()
+
+        # 1. Sample both policies.
+        current = self.sampler.sample(self.steps_per_lane)
+        base_features = self._base_features()
+        self.steps += current.rewards.numel()
+        self.total_steps += current.rewards.numel() + sum(len(f) for f in base_features)
+        metrics = {"steps": self.steps, "steps/total": self.total_steps, **describe(current)}
+        clock.lap(metrics, "time/sample_s")
+
+        # 2. Fit each discriminator, so that its score tends to log(mu_pi / mu_base).
+        features = self.features(current) if self.scores else None
+        if task.discriminator == "first":
+            metrics |= self._fit_discriminators(features, base_features)
+        clock.lap(metrics, "time/discriminator_s")
+
+        # 3. Charge each step for the divergence it adds.
+        rewards, spent = self._charge(current, features, base_features)
+        metrics |= spent
+
+        # 4. Advantages on what is left, 5. update of the policy.
+        metrics |= self._improve(current, rewards)
+        clock.lap(metrics, "time/learner_s")
+        if task.discriminator == "last":
+            metrics |= self._fit_discriminators(features, base_features)
+            clock.lap(metrics, "time/discriminator_s")
+
+        # 6. Synchronise, adapt.
+        self._sync()
+        self._adapt(metrics)
+        self.iterations += 1
+        if task.base_update_every and self.iterations % task.base_update_every == 0:
+            self._shift_bases()
+        return metrics
+
+    def _base_features(self) -> list[Tensor]:
+        """Features of each base policy's transitions: newly sampled, or drawn from the pool sampled once."""
+        if not self.task.base_pool:
+            return [self.features(s.sample(self.steps_per_lane)) for s in self.base_samplers]
+        if not self.pools:
+            self.pools = [self.features(s.sample(-(-self.task.base_pool // s.lanes))) for s in self.base_samplers]
+        size = self.lanes * self.steps_per_lane
+        return [pool[torch.randint(len(pool), (size,), generator=self._pool_generator())] for pool in self.pools]
+
+    def _pool_generator(self) -> torch.Generator:
+        # A function of the iteration, so that a resumed run draws what an uninterrupted one draws.
+        return torch.Generator().manual_seed(self.run.seed * 1_000_003 + self.iterations)
+
+    def _fit_discriminators(self, features: Tensor | None, base_features: list[Tensor]) -> dict[str, float]:
+        metrics: dict[str, float] = {}
+        for i, base in enumerate(base_features):
+            name = f"discriminator_{i}"
+            metrics |= self.updater.update(
+                name,
+                pairs(features, base),
+                num_epochs=self.task.discriminator_epochs,
+                minibatch_size=self.task.minibatch,
+                lr=self._lr(),
+            )
+            self.scores[i].module.load_state_dict(self.updater.weights(name))
+        return {key.replace("gradient_norm", "discriminator/gradient_norm"): v for key, v in metrics.items()}
+
+    def _charge(
+        self, current: Rollout, features: Tensor | None, base_features: list[Tensor]
+    ) -> tuple[Tensor, dict[str, float]]:
+        """Rewards (T, B) minus coeff x scale x what each step pays, summed over the base policies."""
+        task, divergence, metrics = self.task, self.divergence, {}
+        paid = torch.zeros(current.rewards.numel())
+        if divergence.over != "action" and not isinstance(divergence, NoDivergence):
+            for i, base in enumerate(self.bases):
+                weight = task.base_weights[i] if task.base_weights else 1.0
+                at_states = base.distribution(base.dist_inputs(current.flat(current.obs)))
+                scores = base_scores = None
+                if self.scores:
+                    scores, base_scores = self.scores[i](features), self.scores[i](base_features[i])
+                    metrics |= {f"divergence/{d}": v for d, v in estimates(scores).items()}
+                paid += weight * divergence.penalty(scores, base=at_states, d_base=base_scores)
+        paid = (self._coeff() * paid).clamp(-task.reward_clip, task.reward_clip)
+        rewards = current.rewards - paid.view_as(current.rewards)
+        return rewards, {**metrics, "penalty/mean": float(paid.mean()), "penalty/coeff": self.coeff}
+
+    def _improve(self, current: Rollout, rewards: Tensor) -> dict[str, float]:
+        """PPO on the given rewards."""
+        task, policy = self.task, self.policy
+        values = policy.values(current.flat(current.obs)).view_as(rewards)
+        gae, targets = advantages(
+            rewards,
+            values,
+            policy.values(current.last_obs),
+            policy.values(current.final_obs),
+            current,
+            task.gamma,
+            task.gae_lambda,
+        )
+        columns = {
+            "obs": current.flat(current.obs),
+            "actions": current.flat(current.actions),
+            "dist_inputs": current.flat(current.dist_inputs),
+            "advantages": ((gae - gae.mean()) / gae.std().clamp(min=1e-4)).flatten(),
+            "targets": targets.flatten(),
+        }
+        columns["log_prob"] = policy.distribution.log_prob(columns["dist_inputs"], columns["actions"])
+        metrics = {"ppo/explained_variance": float(1 - (targets - values).var() / targets.var().clamp(min=1e-12))}
+        if self.bases:
+            columns["base_inputs"] = self.bases[0].dist_inputs(columns["obs"])
+            metrics |= self._action_divergences(columns)
+        regularised = self.divergence.over == "action" or task.split
+        metrics |= self.updater.update(
+            "policy",
+            columns,
+            num_epochs=task.epochs,
+            minibatch_size=task.minibatch,
+            lr=self._lr(),
+            coefficients={
+                "entropy": scheduled(task.entropy_schedule, task.entropy, self.total_steps),
+                "kl_coeff": scheduled(task.kl_coeff_schedule, self.kl_coeff, self.total_steps),
+                "action_coeff": self._coeff() / (1 - task.gamma) if regularised and self.bases else 0.0,
+            },
+        )
+        if "gradient_norm" in metrics:
+            metrics["ppo/gradient_norm"] = metrics.pop("gradient_norm")
+        return metrics
+
+    def _action_divergences(self, columns: dict[str, Tensor]) -> dict[str, float]:
+        """Mean divergences of the action distributions, current from base, at the visited states."""
+        p, q = (self.policy.distribution(columns[key]) for key in ("dist_inputs", "base_inputs"))
+        return {f"action_divergence/{n}": float(d.between(p, q).mean()) for n, d in (("kl", KL()), ("chi2", Chi2()))}
+
+    def _adapt(self, metrics: dict[str, float]) -> None:
+        """PPO's adaptive KL coefficient, and ORPO's adaptive coeff by a target for the divergence."""
+        task = self.task
+        metrics["ppo/kl_coeff"] = self.kl_coeff
+        if metrics["ppo/kl"] > 2.0 * task.kl_target:
+            self.kl_coeff *= 1.5
+        elif metrics["ppo/kl"] < 0.5 * task.kl_target:
+            self.kl_coeff *= 0.5
+        if task.divergence_target is not None:
+            key = f"{'action_' if self.divergence.over == 'action' else ''}divergence/{task.divergence_measure}"
+            if metrics[key] > 2.0 * task.divergence_target:
+                self.coeff *= 1.5
+            elif metrics[key] < 0.5 * task.divergence_target:
+                self.coeff *= 0.5
+
+    def _coeff(self) -> float:
+        return scheduled(self.task.coeff_schedule, self.coeff, self.total_steps) * self.divergence.scale(self.run.env)
+
+    def _lr(self) -> float:
+        return scheduled(self.task.lr_schedule, self.task.lr, self.total_steps)
+
+    def _sync(self) -> None:
+        """The newest policy to whoever samples."""
+        self.policy.weights = self.updater.weights("policy")
+        if self.task.workers:
+            self.sampler.sync(self.policy.weights)
+
+    def _shift_bases(self) -> None:
+        """base_0 <- base_1 <- … <- current: the reference follows the policy at a distance."""
+        for base, newer in zip(self.bases, [*self.bases[1:], self.policy], strict=True):
+            base.weights = {name: value.clone() for name, value in newer.weights.items()}
+        for sampler, base in zip(self.base_samplers, self.bases, strict=False):
+            sampler.sync(base.weights)
+        self.pools = []
+
+    def get_state(self) -> dict[str, Any]:
+        """Everything the next iteration depends on."""
+        return {
+            "policy": {"spec": self.policy.spec(), "weights": self.policy.weights},
+            "learner": self.updater.get_state(),
+            "samplers": {"current": self.sampler.get_state()}
+            | {f"base_{i}": s.get_state() for i, s in enumerate(self.base_samplers)},
+            "bases": {str(i): base.weights for i, base in enumerate(self.bases)} if self.task.base_update_every else {},
+            "pools": {str(i): pool for i, pool in enumerate(self.pools)},
+            "counts": [self.steps, self.total_steps, self.iterations],
+            "coefficients": [self.coeff, self.kl_coeff],
+        }
+
+    def set_state(self, state: dict[str, Any]) -> None:
+        """The inverse of `get_state`."""
+        self.updater.set_state(state["learner"])
+        self.sampler.set_state(state["samplers"]["current"])
+        for i, sampler in enumerate(self.base_samplers):
+            sampler.set_state(state["samplers"][f"base_{i}"])
+        for i, weights in state["bases"].items():
+            self.bases[int(i)].weights = weights
+            if self.base_samplers:
+                self.base_samplers[int(i)].sync(self.bases[int(i)].weights)
+        self.pools = [state["pools"][str(i)] for i in range(len(state["pools"]))]
+        self.steps, self.total_steps, self.iterations = state["counts"]
+        self.coeff, self.kl_coeff = state["coefficients"]
+        for i, scores in enumerate(self.scores):
+            scores.module.load_state_dict(self.updater.weights(f"discriminator_{i}"))
+        self._sync()
+
+    def close(self) -> None:
+        """End the actors and learners, if there are any."""
+        for sampler in (self.sampler, *self.base_samplers):
+            sampler.close()
+        self.updater.close()
+
+
+def describe(rollout: Rollout) -> dict[str, float]:
+    """Returns of the episodes that ended in a rollout, and the correlation of the two rewards over its steps."""
+    metrics = {"correlation": correlation(rollout.proxy.numpy(), rollout.true.numpy()).r}
+    if len(rollout.episodes["length"]):
+        metrics |= {f"{reward}/return": float(rollout.episodes[reward].mean()) for reward in ("true", "proxy")}
+        metrics["episode/length"] = float(rollout.episodes["length"].mean())
+    return metrics
+
+
+def estimates(scores: Tensor) -> dict[str, float]:
+    """Divergences estimated from a discriminator's scores on the current policy's transitions."""
+    chi2 = Chi2().estimate(scores)
+    return {"kl": KL().estimate(scores), "chi2": chi2, "sqrt_chi2": max(chi2, 0.0) ** 0.5}
+
+
+def scheduled(schedule: list[list[float]] | None, value: float, steps: int) -> float:
+    """`[[steps, value], …]` interpolated linearly, its ends held; `value` if there is no schedule."""
+    if not schedule:
+        return value
+    at, values = zip(*schedule, strict=True)
+    return float(np.interp(steps, at, values))
+
+
+class _Clock:
+    def __init__(self) -> None:
+        self.last = time.perf_counter()
+
+    def lap(self, metrics: dict[str, float], key: str) -> None:
+        now = time.perf_counter()
+        metrics[key] = metrics.get(key, 0.0) + now - self.last
+        self.last = now

@@ -1,0 +1,121 @@
+"""A policy as one saves, loads and samples it: spaces, network, weights."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import gymnasium as gym
+import numpy as np
+import safetensors.torch
+import torch
+from torch import Tensor
+
+from rhtool.checkpoints import read
+from rhtool.errors import RhtoolError
+from rhtool.rl.modules import PolicyModule
+
+
+class Policy:
+    """A `PolicyModule` with what is needed to build it again.
+
+    Args:
+        observation_space: Box of shape (D,).
+        action_space: Discrete or Box.
+        config: `model_config` of `PolicyModule` (`hidden`, `share_value`).
+    """
+
+    def __init__(self, observation_space: gym.Space, action_space: gym.Space, config: dict[str, Any]):
+        self.observation_space, self.action_space, self.config = observation_space, action_space, dict(config)
+        self.module = PolicyModule(
+            observation_space=observation_space, action_space=action_space, model_config=self.config
+        )
+        self.module.eval()
+        self.distribution = self.module.distribution
+
+    @torch.no_grad()
+    def dist_inputs(self, obs: Tensor) -> Tensor:
+        """Inputs of the action distribution (B, inputs) for observations (B, D) float32."""
+        return self.module.dist_inputs(obs)
+
+    @torch.no_grad()
+    def values(self, obs: Tensor) -> Tensor:
+        """Values (B,) of observations (B, D)."""
+        return self.module.values(obs)
+
+    @torch.no_grad()
+    def probabilities(self, obs: np.ndarray) -> np.ndarray:
+        """Action probabilities (B, A) float64 of observations (B, D), for a Discrete action space."""
+        logits = torch.cat([self.module.dist_inputs(part) for part in torch.as_tensor(obs).split(16_384)])
+        return torch.softmax(logits.double(), -1).numpy()
+
+    @property
+    def weights(self) -> dict[str, Tensor]:
+        """The module's parameters by name."""
+        return self.module.state_dict()
+
+    @weights.setter
+    def weights(self, weights: dict[str, Tensor]) -> None:
+        self.module.load_state_dict({name: torch.as_tensor(value) for name, value in weights.items()})
+
+    def spec(self) -> dict[str, Any]:
+        """Spaces and network as JSON values."""
+        return {
+            "observation_space": _space_to_json(self.observation_space),
+            "action_space": _space_to_json(self.action_space),
+            "network": self.config,
+        }
+
+    @classmethod
+    def from_spec(cls, spec: dict[str, Any]) -> Policy:
+        """The inverse of `spec`, with fresh weights."""
+        return cls(_space_from_json(spec["observation_space"]), _space_from_json(spec["action_space"]), spec["network"])
+
+    def copy(self) -> Policy:
+        """A policy with the same network and its own copy of the weights."""
+        other = Policy.from_spec(self.spec())
+        other.weights = self.weights
+        return other
+
+    def save(self, directory: Path, **facts: Any) -> None:
+        """Write `policy.safetensors` and `policy.json` (the spec and `facts`: who made it, its returns)."""
+        directory.mkdir(parents=True, exist_ok=True)
+        weights = {name: value.contiguous() for name, value in self.weights.items()}
+        safetensors.torch.save_file(weights, directory / "policy.safetensors")
+        (directory / "policy.json").write_text(json.dumps({"schema": 1, **self.spec(), **facts}, indent=1) + "\n")
+
+    @classmethod
+    def load(cls, path: str | Path) -> Policy:
+        """A policy from a run's directory (finished, or its last checkpoint) or from a directory that `save` wrote.
+
+        Raises:
+            RhtoolError: if there is no policy there.
+        """
+        path = Path(path)
+        for directory in (path, path / "policy"):
+            if (directory / "policy.json").is_file():
+                policy = cls.from_spec(json.loads((directory / "policy.json").read_text()))
+                policy.weights = safetensors.torch.load_file(directory / "policy.safetensors")
+                return policy
+        if not path.is_dir():
+            raise RhtoolError(f"there is no policy at {path}", str(path), "give a run's directory: outputs/…/seed=0")
+        state = read(path, "policy")
+        policy = cls.from_spec(state["spec"])
+        policy.weights = state["weights"]
+        return policy
+
+
+def _space_to_json(space: gym.Space) -> dict[str, Any]:
+    if isinstance(space, gym.spaces.Discrete):
+        return {"type": "Discrete", "n": int(space.n)}
+    # Bounds as text: an infinite one is not a JSON number.
+    low, high = space.low.astype(str).tolist(), space.high.astype(str).tolist()
+    return {"type": "Box", "low": low, "high": high, "dtype": str(space.dtype)}
+
+
+def _space_from_json(spec: dict[str, Any]) -> gym.Space:
+    if spec["type"] == "Discrete":
+        return gym.spaces.Discrete(spec["n"])
+    low, high = (np.array(spec[bound]).astype(spec["dtype"]) for bound in ("low", "high"))
+    return gym.spaces.Box(low, high, dtype=np.dtype(spec["dtype"]).type)

@@ -1,0 +1,61 @@
+"""`task=evaluate`: what a policy is worth: proxy and true return, correlation, divergences from the base policy; its rollouts as parquet."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+from rhtool.run import Run
+from rhtool.schema import choice
+from rhtool.tasks.base import Task
+from rhtool.tasks.orpo import check_policies, require_rl
+
+
+@dataclass
+class Evaluate(Task):
+    """Proxy and true return of a policy, their correlation, its divergences from the base policy; saves the rollouts."""
+
+    uses: ClassVar[tuple[str, ...]] = ("env",)
+
+    policy: str = ""
+    """a run's directory; empty: the environment's base policy"""
+    base_policy: str = ""
+    """directory of the policy to compare with; empty: the environment's base policy"""
+    episodes: int = 100
+    """episodes of each policy"""
+    explore: bool = True
+    """sample actions; false: take the likeliest (of a Beta or Gaussian: the mean)"""
+    over: str = choice("state_action", "state")
+    """of what the divergences of occupancy measures are"""
+    rollouts: bool = True
+    """save the policy's rollouts as rollouts.parquet"""
+    threads: int = 1
+    """torch threads of this process"""
+
+    def paths(self, run: Run) -> tuple[str, str]:
+        """Directories of the policy and of the base policy."""
+        own = run.env.base_policy_path()
+        return self.policy or own, self.base_policy or own
+
+    def check(self, run: Run) -> None:
+        """Are both policies there?"""
+        require_rl()
+        check_policies(list(self.paths(run)), run)
+
+    def inputs(self, run: Run) -> dict[str, str]:
+        """The policies decide the result."""
+        return dict(zip(("policy", "base_policy"), self.paths(run), strict=True))
+
+    def run(self, run: Run) -> dict[str, float]:
+        """Roll out, measure, save."""
+        import torch
+
+        from rhtool.rl import evaluation
+        from rhtool.rl.policy import Policy
+
+        torch.set_num_threads(self.threads)
+        policy, base = (Policy.load(path) for path in self.paths(run))
+        target = run.path / "rollouts.parquet" if self.rollouts else None
+        return evaluation.evaluate(
+            run.env, policy, base, self.episodes, run.seed, explore=self.explore, over=self.over, parquet=target
+        )

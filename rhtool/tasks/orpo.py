@@ -1,0 +1,187 @@
+"""`task=orpo`: train a policy on the environment's reward, regularised to its base policy. `divergence=none` is plain PPO."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from importlib.util import find_spec
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from rhtool.divergences import KL, NoDivergence
+from rhtool.errors import ConfigError, MissingExtra, RhtoolError
+from rhtool.run import Run
+from rhtool.schema import choice, incidental, option_name
+from rhtool.tasks.base import Task
+
+if TYPE_CHECKING:
+    from rhtool.rl.policy import Policy
+
+
+@dataclass
+class Orpo(Task):
+    """PPO on the proxy (or true) reward, charged for its divergence from a base policy: ORPO, and plain PPO with divergence=none."""
+
+    iterations: int = 200
+    """iterations of sample, discriminate, update"""
+    batch: int = 4000
+    """env steps of an iteration, the share of the base policies included"""
+    lanes: int = 16
+    """copies of the env stepped together, the share of the base policies included"""
+    minibatch: int = 128
+    """transitions of one gradient step"""
+    epochs: int = 8
+    """passes of the policy and value function over an iteration's data"""
+    lr: float = 3e-4
+    """learning rate of Adam, for policy, value function and discriminator"""
+    lr_schedule: list[list[float]] | None = None
+    """[[env steps, lr], …], interpolated; replaces lr"""
+    grad_clip: float | None = None
+    """gradients are scaled down to this global norm; null: they are not"""
+    gamma: float = 0.99
+    """discount"""
+    gae_lambda: float = 0.95
+    """lambda of generalised advantage estimation"""
+    clip: float = 0.2
+    """PPO's clip of the probability ratio"""
+    vf_coeff: float = 0.5
+    """weight of the value loss"""
+    vf_clip: float | None = None
+    """upper limit of a transition's squared value error; null: none"""
+    entropy: float = 0.01
+    """entropy bonus"""
+    entropy_schedule: list[list[float]] | None = None
+    """[[env steps, bonus], …], interpolated; replaces entropy"""
+    kl_coeff: float = 0.2
+    """weight of KL(old || new) in the loss at the start; it adapts to kl_target"""
+    kl_target: float = 0.01
+    """KL(old || new) of an iteration that leaves kl_coeff alone"""
+    kl_coeff_schedule: list[list[float]] | None = None
+    """[[env steps, weight], …], interpolated; replaces the adaptive kl_coeff"""
+    hidden: list[int] = field(default_factory=lambda: [64, 64])
+    """units of the hidden layers of policy and value function"""
+    share_value: bool = False
+    """one trunk for policy and value function"""
+    base_policies: list[str] = field(default_factory=list)
+    """base policies: runs' directories; empty: the environment's own"""
+    base_weights: list[float] = field(default_factory=list)
+    """factor of coeff for each base policy (negative: away from it); empty: 1 for each"""
+    base_share: float = 0.5
+    """share of lanes and batch that belongs to the base policies (and stays unused if nothing needs their data)"""
+    base_pool: int = 0
+    """0: the base policies are sampled anew every iteration, as in the paper; N: N env steps of each are sampled once and drawn from"""
+    base_update_every: int = 0
+    """every so many iterations base_i becomes base_(i+1) and the last one the current policy; 0: never"""
+    init_from_base: bool = False
+    """start from the (first) base policy's weights"""
+    discriminator: str = choice("first", "last")
+    """train the discriminator before or after the rewards are charged"""
+    discriminator_epochs: int = 8
+    """passes of the discriminator over an iteration's data"""
+    discriminator_hidden: list[int] = field(default_factory=lambda: [256, 256])
+    """units of the discriminator's hidden layers"""
+    reward_clip: float = 1000.0
+    """the penalty of one step is clipped to this size"""
+    split: bool = False
+    """divergence=kl by the chain rule: KL of states by the discriminator, KL of actions in closed form"""
+    coeff_schedule: list[list[float]] | None = None
+    """[[env steps, coeff], …], interpolated; replaces coeff"""
+    divergence_target: float | None = None
+    """coeff adapts (x1.5, x0.5) to keep the estimated divergence within a factor of two of this; null: coeff stays"""
+    divergence_measure: str = choice("kl", "chi2", "sqrt_chi2")
+    """the divergence that divergence_target speaks of"""
+    episodes: int = 100
+    """episodes of the evaluation at the end"""
+    workers: int = 0
+    """Ray actors that sample; 0: this process samples and starts no Ray"""
+    learners: int = 0
+    """remote learners (DDP); 0: this process learns"""
+    gpus: float = 0
+    """GPUs per learner"""
+    threads: int = 1
+    """torch threads of this process"""
+    exact: bool = incidental(True)
+    """where the environment is tabular, also give exact values (exact/…)"""
+
+    def base_paths(self, run: Run) -> list[str]:
+        """Directories of the base policies."""
+        return list(self.base_policies) or [run.env.base_policy_path()]
+
+    def needs_base(self, run: Run) -> bool:
+        """Whether the run can't do without a base policy."""
+        return not isinstance(run.divergence, NoDivergence) or self.init_from_base or bool(self.base_policies)
+
+    def check(self, run: Run) -> None:
+        """Base policies there? Options that go together?"""
+        require_rl()
+        if self.needs_base(run):
+            check_policies(self.base_paths(run), run)
+        if self.split and not (isinstance(run.divergence, KL) and run.divergence.over == "state_action"):
+            raise ConfigError(
+                "split is the chain rule of KL", "task.split", "use divergence=kl divergence.over=state_action"
+            )
+        if self.base_weights and len(self.base_weights) != len(self.base_paths(run)):
+            raise ConfigError(
+                "as many base_weights as base policies", "task.base_weights", "one number per base policy"
+            )
+        if (run.divergence.over == "action" or self.split) and len(self.base_paths(run)) > 1:
+            raise ConfigError(
+                "action distributions are regularised to one base policy", "task.base_policies", "give one"
+            )
+        if self.lanes < 1 or self.batch < self.lanes:
+            raise ConfigError(f"batch {self.batch} for {self.lanes} lanes", "task.batch", "at least one step per lane")
+
+    def inputs(self, run: Run) -> dict[str, str]:
+        """The base policies decide the result."""
+        paths = self.base_paths(run) if self.needs_base(run) else []
+        return {f"base_policy_{i}": path for i, path in enumerate(paths)}
+
+    def run(self, run: Run) -> dict[str, float]:
+        """Train, evaluate, compare with the base policy."""
+        import torch
+
+        from rhtool.rl import evaluation
+        from rhtool.rl.orpo import Orpo as Algorithm
+        from rhtool.rl.policy import Policy
+
+        torch.set_num_threads(self.threads)
+        paths = self.base_paths(run)
+        bases = [Policy.load(path) for path in paths] if self.needs_base(run) else []
+        work = Algorithm(run, bases)
+        try:
+            for _ in run.loop(work, self.iterations):
+                run.log(work.iteration())
+        finally:
+            work.close()
+        work.policy.save(run.path / "policy")
+        base = bases[0] if bases else try_load(paths[0])
+        return {
+            "steps": work.steps,
+            **evaluation.evaluate(run.env, work.policy, base, self.episodes, run.seed, self.exact),
+        }
+
+
+def require_rl() -> None:
+    """Raise `MissingExtra` unless torch and ray are installed."""
+    for package in ("torch", "ray"):
+        if find_spec(package) is None:
+            raise MissingExtra("rl", package)
+
+
+def check_policies(paths: list[str], run: Run) -> None:
+    """Raise `RhtoolError` unless there is a policy at every path."""
+    for path in paths:
+        here = Path(path)
+        if not any((here / p).exists() for p in ("policy.json", "policy/policy.json", "checkpoints")):
+            name = option_name(type(run.env))
+            raise RhtoolError(
+                f"there is no base policy at {path or '(none given)'}",
+                "env.base_policy",
+                f"rhtool task=bc env={name}, then env.base_policy=outputs/bc/{name}/default/seed=0",
+            )
+
+
+def try_load(path: str) -> Policy | None:
+    """The policy at `path`, or None where there is none."""
+    from rhtool.rl.policy import Policy
+
+    return Policy.load(path) if path and Path(path).exists() else None

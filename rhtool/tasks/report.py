@@ -1,0 +1,89 @@
+"""`task=report`: the runs of `outputs/` as tables and pictures, at any time, also while they run."""
+
+from __future__ import annotations
+
+import os
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import ClassVar
+
+from rhtool.errors import RhtoolError, nearest
+from rhtool.run import Run
+from rhtool.schema import choice
+from rhtool.tasks.base import Task
+
+
+@dataclass
+class Report(Task):
+    """Tables and pictures of all runs: what the proxy gained, what the truth lost, and what prevented it."""
+
+    uses: ClassVar[tuple[str, ...]] = ()
+
+    runs: str = ""
+    """directory whose runs are read; empty: the run's `outputs`"""
+    to: str = ""
+    """directory for table.csv, table.md and the pictures; empty: `report` in `runs`"""
+    env: str = ""
+    """only these environments, separated by commas; empty: all"""
+    group: str = ""
+    """only these experiments or tasks, separated by commas; empty: all"""
+    statistic: str = choice("iqm", "median")
+    """what sums up the seeds: the interquartile mean, or the median as in the paper's Table 1"""
+    true_metric: str = "true/return"
+    """metric of the true reward (`base/` before it: the base policy's)"""
+    proxy_metric: str = "proxy/return"
+    """metric of the proxy reward (`base/` before it: the base policy's)"""
+    divergence_metric: str = "divergence/sqrt_chi2"
+    """divergence from the base policy that is shown for every method"""
+    plots: bool = True
+    """draw the pictures"""
+
+    def run(self, run: Run) -> dict[str, float]:
+        """Print the tables, write the files, print their paths. Raises `RhtoolError` if there is nothing to report."""
+        from rich.console import Console
+
+        from rhtool.results import tables
+        from rhtool.results.cells import Keys, metrics, sections
+        from rhtool.results.rows import read
+
+        outputs = Path(self.runs or run.outputs)
+        to = Path(self.to) if self.to else outputs / "report"
+        make = "make one with: rhtool task=orpo env=tomato scale=smoke"
+        rows = read(outputs)
+        if rows.empty:
+            raise RhtoolError(
+                "there is no run to report" if outputs.is_dir() else "there is no such directory", str(outputs), make
+            )
+        for name in ("env", "group"):
+            if wanted := [word for word in getattr(self, name).split(",") if word]:
+                for word in wanted:
+                    if word not in set(rows[name]):
+                        raise RhtoolError(
+                            f"no run has the {name} '{word}'", f"task.{name}", nearest(word, set(rows[name]))
+                        )
+                rows = rows[rows[name].isin(wanted)].reset_index(drop=True)
+        for field in ("true_metric", "proxy_metric"):
+            if (rows.status == "done").any() and getattr(self, field) not in metrics(rows):
+                mend = nearest(getattr(self, field), metrics(rows)) if metrics(rows) else make
+                raise RhtoolError(f"no finished run has the metric '{getattr(self, field)}'", f"task.{field}", mend)
+        keys = Keys(self.true_metric, self.proxy_metric, divergence=self.divergence_metric, statistic=self.statistic)
+        found = sections(rows, keys)
+
+        to.mkdir(parents=True, exist_ok=True)
+        written = [to / "table.csv", to / "table.md"]
+        if self.plots:
+            from rhtool.results import plots
+
+            for name, figure in plots.files(found, keys, outputs):
+                plots.save(figure, to / name)
+                written.append(to / name)
+        tables.frame(found, keys).to_csv(written[0], index=False, float_format="%.10g")
+        written[1].write_text(tables.markdown(found, keys, outputs, [path.name for path in written[2:]]))
+
+        # In a file or a SLURM log there is no width to ask for.
+        width = None if sys.stdout.isatty() or "COLUMNS" in os.environ else 100
+        console = Console(width=width)
+        tables.show(found, keys, outputs, console)
+        console.print("\n" + "\n".join(map(str, written)), highlight=False, markup=False, soft_wrap=True)
+        return {}

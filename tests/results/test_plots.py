@@ -1,0 +1,126 @@
+"""The pictures: what is drawn is what was measured, and nothing covers anything."""
+
+from __future__ import annotations
+
+import itertools
+
+import numpy as np
+import pytest
+from synthetic import paper_like, returns, write_run
+
+from rhtool.results import plots
+from rhtool.results.cells import Keys, sections
+from rhtool.results.rows import read
+
+KEYS = Keys()
+
+
+@pytest.fixture(scope="module")
+def outputs(tmp_path_factory):
+    root = tmp_path_factory.mktemp("outputs")
+    paper_like(root, seeds=3)
+    paper_like(root, env="glucose", base=(-72.6, -117.0), unit=12.0, worst=-43.0, seeds=3)
+    return root
+
+
+@pytest.fixture(scope="module")
+def found(outputs):
+    return sections(read(outputs))
+
+
+def labels(axes):
+    return [text for text in axes.texts if text.get_gid() == "label"]
+
+
+def test_frontier_draws_a_curve_per_divergence_through_its_cells(found):
+    figure = plots.frontier(found, KEYS)
+    assert len(figure.axes) == 2
+    for axes, section in zip(figure.axes, found, strict=True):
+        for cells in section.methods.values():
+            path = np.array([[cell.proxy.value, cell.true.value] for cell in cells])
+            same = [line for line in axes.lines if np.array_equal(np.column_stack(line.get_data()), path)]
+            assert len(same) == 1, cells[0].label
+        star = [line for line in axes.lines if line.get_marker() == "*"]
+        assert np.ravel(star[0].get_data()).tolist() == [section.base["proxy"].value, section.base["true"].value]
+    names = [text.get_text() for text in figure.legends[0].get_texts()]
+    assert names[:3] == ["kl", "chi2", "sqrt_chi2"]
+
+
+@pytest.mark.parametrize("draw", [plots.frontier, plots.divergence])
+def test_no_label_covers_another_or_is_clipped(found, draw):
+    figure = draw(found, KEYS)
+    figure.canvas.draw()
+    renderer = figure.canvas.get_renderer()
+    for axes in figure.axes:
+        placed = [text for text in axes.texts if text.get_gid() in ("label", "quadrant")]
+        assert {text.get_text() for text in placed} >= {"base policy", "no regularisation", "0.1", "1"}
+        boxes = [text.get_window_extent(renderer) for text in placed]
+        for (a, first), (b, second) in itertools.combinations(zip(boxes, placed, strict=True), 2):
+            # Two pixels: the blank margin of a text's own box.
+            meet = min(a.x1, b.x1) - max(a.x0, b.x0) > 2 and min(a.y1, b.y1) - max(a.y0, b.y0) > 2
+            assert not meet, (first.get_text(), second.get_text())
+        frame = axes.get_window_extent(renderer)
+        assert all(frame.x0 <= b.x0 and b.x1 <= frame.x1 and frame.y0 <= b.y0 and b.y1 <= frame.y1 for b in boxes)
+    inside = figure.bbox
+    texts = [t for axes in figure.axes for t in (axes.title, axes._left_title, axes.xaxis.label, axes.yaxis.label)]
+    for box in [t.get_window_extent(renderer) for t in texts if t.get_text()] + [
+        legend.get_window_extent(renderer) for legend in figure.legends
+    ]:
+        assert inside.x0 <= box.x0 and box.x1 <= inside.x1 and inside.y0 <= box.y0 and box.y1 <= inside.y1
+
+
+def test_a_far_outlier_does_not_flatten_the_rest(found):
+    figure = plots.frontier(found, KEYS)
+    glucose = figure.axes[[section.env for section in found].index("glucose")]
+    section = next(section for section in found if section.env == "glucose")
+    transform = glucose.transData.transform
+    heights = [transform((cell.proxy.value, cell.true.value))[1] for cell in section.cells if cell.coeff >= 0.1]
+    assert np.ptp(heights) > 0.1 * glucose.get_window_extent().height
+    assert "asinh" in glucose.get_ylabel()  # and says so
+    assert all(np.diff(glucose.get_yticks()) > 0)
+
+
+def test_curves_show_the_chosen_cells_and_the_unregularised_behind_them(found, outputs):
+    figure = plots.curves(found, KEYS, outputs)
+    assert len(figure.axes) == 2 * sum(len(section.chosen()) for section in found)
+    titles = [axes.get_title(loc="left") for axes in figure.axes]
+    assert any(title.startswith("sqrt_chi2\ncoeff ") and title.endswith("n = 3") for title in titles)
+    best = next(cell for cell in found[-1].cells if cell.best and cell.divergence == "sqrt_chi2")
+    steps, values, _ = plots.learning(best, KEYS, outputs)
+    median = np.median(values["true"], axis=0)
+    drawn = [line for axes in figure.axes for line in axes.lines if len(line.get_ydata()) == len(steps)]
+    assert any(np.array_equal(line.get_ydata(), median) for line in drawn)
+
+
+def test_learning_keeps_to_steps_that_all_seeds_have(tmp_path):
+    for seed, n in enumerate((10, 6, 8)):
+        write_run(tmp_path, seed=seed, metrics=returns(1, 2), curve=(n, 5, 6))
+    write_run(tmp_path, seed=3, status=None, curve=(2, 5, 6))
+    ((cell,),) = [section.cells for section in sections(read(tmp_path))]
+    steps, values, unfinished = plots.learning(cell, KEYS, tmp_path)
+    assert steps.tolist() == [3000.0 * i for i in range(1, 7)]
+    assert values["true"].shape == (3, 6) and unfinished == 0
+
+
+def test_mid_sweep_there_are_curves_but_no_frontier_yet(tmp_path):
+    write_run(tmp_path, status=None, curve=(5, 1, 2))
+    found = sections(read(tmp_path))
+    assert plots.frontier(found, KEYS) is None and plots.divergence(found, KEYS) is None
+    figure = plots.curves(found, KEYS, tmp_path)
+    assert "n = 1, unfinished" in figure.axes[0].get_title(loc="left")
+
+
+@pytest.mark.parametrize("values", [[3.0, 3.0, 3.0], [0.0, 0.0, 0.0], [1e-9, 2e-9, 1e9]])
+def test_ties_and_extremes_can_be_drawn(tmp_path, values):
+    for seed, value in enumerate(values):
+        write_run(tmp_path / "o", seed=seed, metrics=returns(value, value, (3.0, 3.0)), curve=(4, value, value))
+    found = sections(read(tmp_path / "o"))
+    for name, figure in plots.files(found, KEYS, tmp_path / "o"):
+        plots.save(figure, tmp_path / name)
+        assert (tmp_path / name).stat().st_size > 5000
+
+
+def test_divergences_have_distinct_colours():
+    names = [*plots.DIVERGENCES]
+    assert len({plots.colour(name) for name in names}) == len(names)
+    assert plots.colour("renyi") == plots.colour("renyi")

@@ -1,0 +1,166 @@
+"""What the tables say of synthetic sweeps whose answer is known."""
+
+from __future__ import annotations
+
+import io
+
+import numpy as np
+import pandas as pd
+import pytest
+from rich.console import Console
+from synthetic import paper_like, returns, write_run
+
+from rhtool.results import tables
+from rhtool.results.cells import Keys, sections
+from rhtool.results.rows import read
+
+KEYS = Keys()
+
+
+def sweep(root, coeff, true, proxy, **more):
+    for seed, (t, p) in enumerate(zip(true, proxy, strict=True)):
+        write_run(root, coeff=coeff, seed=seed, metrics=returns(t, p), **more)
+
+
+def only(root, keys=KEYS):
+    (section,) = sections(read(root), keys)
+    return section
+
+
+def by_coeff(section):
+    return {cell.coeff: cell for cell in section.cells}
+
+
+def test_hacked_is_definition_4_2_with_intervals(tmp_path):
+    # The base policy has true 5.86 and proxy 6.37.
+    sweep(tmp_path, 0.01, [2, 2.1, 2.2], [9, 9.1, 9.2])  # true fell, proxy rose
+    sweep(tmp_path, 0.02, [7, 7.1, 7.2], [9, 9.1, 9.2])  # both rose
+    sweep(tmp_path, 0.05, [2, 2.1, 2.2], [3, 3.1, 3.2])  # both fell: a bad policy, but nothing was hacked
+    sweep(tmp_path, 0.1, [4, 5.9, 8], [9, 9.1, 9.2])  # who knows
+    sweep(tmp_path, 0.2, [2, 2.1], [9, 9.1])  # two seeds are too few
+    section = only(tmp_path)
+    hacked = {coeff: cell.hacked for coeff, cell in by_coeff(section).items()}
+    assert hacked == {0.01: "yes", 0.02: "no", 0.05: "no", 0.1: "unclear", 0.2: "unclear"}
+    assert by_coeff(section)[0.02].improvement == 1
+    assert by_coeff(section)[0.01].improvement == 0
+
+
+def test_best_is_the_highest_true_return_among_complete_cells(tmp_path):
+    sweep(tmp_path, 0.1, [6, 6, 6], [7, 7, 7])
+    sweep(tmp_path, 0.2, [7, 7, 7], [7, 7, 7])
+    sweep(tmp_path, 0.5, [7, 7, 7], [7, 7, 7])  # as good: the smaller coeff is taken
+    sweep(tmp_path, 1, [9, 9], [7, 7])  # better, but a seed is missing
+    sweep(tmp_path, 0, [9.5, 9.5, 9.5], [7, 7, 7], divergence="none")  # nothing to choose
+    assert [cell.coeff for cell in only(tmp_path).cells if cell.best] == [0.2]
+
+
+def test_base_policy_counts_a_seed_once(tmp_path):
+    for seed, base in enumerate([1.0, 2.0, 6.0]):
+        for coeff in (0.1, 0.2):
+            write_run(tmp_path, coeff=coeff, seed=seed, metrics=returns(3, 4, (base, 0.0)))
+    estimate = only(tmp_path).base["true"]
+    assert (estimate.n, estimate.value) == (3, 3)
+
+
+def test_csv_holds_every_cell_unrounded(tmp_path):
+    sweep(tmp_path, 0.1, [6, 7, 8.123456789], [7, 7, 7], divergence="kl")
+    sweep(tmp_path, 0, [2, 2, 3], [9, 9, 9], divergence="none")
+    write_run(tmp_path, divergence="kl", coeff=0.1, seed=3, status="failed", reason="E: x", metrics={})
+    table = tables.frame([only(tmp_path)], KEYS).set_index("method")
+    assert list(table.index) == ["base policy", "no regularisation", "kl"]
+    assert table.loc["base policy", "true"] == 5.86
+    row = table.loc["kl"]
+    assert row["true"] == pytest.approx((6 + 7 + 8.123456789) / 3, rel=1e-12)
+    assert 6 <= row.true_low < row.true < row.true_high <= 8.123456789
+    assert (row.true_median, row.n, row.done, row.failed, row.missing) == (7, 3, 3, 1, 0)
+    assert (row.improvement_over_base, row.improvement_over_unregularised) == (1, 1)
+    assert row["base/true/return"] == 5.86  # every metric is there under its own key
+
+
+def test_sections_never_mix_what_cannot_be_compared(tmp_path):
+    sweep(tmp_path, 0.1, [6], [7])
+    sweep(tmp_path, 0.1, [60], [70], env="glucose")
+    sweep(tmp_path, 0.1, [5], [7], experiment="table1")
+    sweep(tmp_path / "small", 0.1, [4], [7], scale="small")
+    found = {section.title: section.cells[0].true.value for section in sections(read(tmp_path))}
+    assert found == {"glucose (orpo)": 60, "tomato (orpo)": 6, "tomato (table1)": 5, "tomato (orpo, scale=small)": 4}
+
+
+def test_unfinished_cells_are_named_with_reason_and_command(tmp_path):
+    sweep(tmp_path, 0.1, [6, 6, 6], [7, 7, 7])
+    sweep(tmp_path, 0.2, [6, 6], [7, 7])
+    write_run(tmp_path, coeff=0.5, seed=0, status="failed", reason="OutOfMemoryError: CUDA\nlong traceback")
+    said, commands = tables.unfinished(only(tmp_path), "outputs")
+    assert said == [
+        "sqrt_chi2 coeff=0.2 seed=2: missing",
+        "sqrt_chi2 coeff=0.5 seed=0: failed (OutOfMemoryError: CUDA)",
+        "sqrt_chi2 coeff=0.5 seed=1, 2: missing",
+    ]
+    assert commands == [
+        "rhtool task=orpo env=tomato divergence=sqrt_chi2 coeff=0.2 seed=2",
+        "rhtool -m task=orpo env=tomato divergence=sqrt_chi2 coeff=0.5 seed=0,1,2",
+    ]
+
+
+def test_markdown_is_a_table_one_can_paste(tmp_path):
+    sweep(tmp_path, 0.1, [6, 7, 8], [7, 7, 7])
+    sweep(tmp_path, 0.2, [6, 6], [7, 7])
+    text = tables.markdown([only(tmp_path)], KEYS, "outputs", ["frontier.png"])
+    lines = [line for line in text.splitlines() if line.startswith("|")]
+    assert len(lines) == 2 + 3
+    assert len({line.count("|") for line in lines}) == 1
+    assert lines[2].startswith("| base policy |  | 3 | 5.860 [5.860, 5.860] |")
+    assert lines[3].startswith("| **sqrt_chi2** | **0.1\\*** | **3** | **7.000 [6.000, 8.000]** |")
+    assert "| 2 | 6.000 |" in lines[4]  # no interval from two seeds
+    assert "2 done, 1 missing" in lines[4]
+    assert "oracle choice" in text and "![frontier](frontier.png)" in text
+    assert "rhtool task=orpo env=tomato divergence=sqrt_chi2 coeff=0.2 seed=2" in text
+
+
+@pytest.mark.parametrize("width", [100, 160])
+def test_terminal_table_fits_its_width(tmp_path, width):
+    paper_like(tmp_path, seeds=3)
+    (tmp_path / "orpo/tomato/kl-coeff=0.1/seed=1/result.json").unlink()
+    out = io.StringIO()
+    tables.show([only(tmp_path)], KEYS, "outputs", Console(file=out, width=width))
+    text = out.getvalue()
+    assert max(map(len, text.splitlines())) <= width
+    rows = [line.split() for line in text.splitlines() if line.strip().startswith("sqrt_chi2 ")]
+    assert [row[1].rstrip("*") for row in rows[:7]] == ["0.01", "0.02", "0.05", "0.1", "0.2", "0.5", "1"]
+    assert ("…" not in text) and "\x1b" not in text
+
+
+def test_median_instead_of_iqm_and_other_metrics(tmp_path):
+    for seed, value in enumerate([0.0, 1.0, 50.0]):
+        metrics = returns(0, 0) | {"exact/true/return": value, "base/exact/true/return": 0.5}
+        write_run(tmp_path, seed=seed, metrics=metrics)
+    keys = Keys(true="exact/true/return", statistic="median")
+    section = only(tmp_path, keys)
+    assert section.cells[0].true.value == 1
+    assert section.base["true"].value == 0.5
+    assert "median of exact/true/return" in tables.markdown([section], keys, "outputs")
+
+
+def test_runs_of_other_tasks_need_no_divergence_and_no_returns(tmp_path):
+    write_run(tmp_path, group="rm_train", env="", divergence="", coeff=0, metrics={"loss": 0.3, "accuracy": 0.8})
+    section = only(tmp_path)
+    assert section.cells[0].label == "rm_train"
+    table = tables.frame([section], KEYS)
+    assert table.accuracy.tolist() == [0.8] and np.isnan(table.true[0])
+    assert "rm_train" in tables.markdown([section], KEYS, "outputs")
+
+
+@pytest.mark.parametrize(
+    ("values", "text"),
+    [([9.17, 2.35], "9.170"), ([72.6], "72.60"), ([-57380.4, 1], "-57380"), ([0.0512], "0.05120"), ([0.0], "0.00")],
+)
+def test_decimals_follow_the_largest_value(values, text):
+    assert tables.formatter(values)(values[0]) == text
+
+
+def test_frame_round_trips_through_csv(tmp_path):
+    paper_like(tmp_path / "o", seeds=2)
+    table = tables.frame([only(tmp_path / "o")], KEYS)
+    table.to_csv(tmp_path / "t.csv", index=False, float_format="%.10g")
+    back = pd.read_csv(tmp_path / "t.csv")
+    np.testing.assert_allclose(back.true, table.true, rtol=1e-9)

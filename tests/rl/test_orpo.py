@@ -1,0 +1,173 @@
+"""ORPO on the toy board: what it reduces to, what it resumes to, and that more regularisation stays closer to the base policy."""
+
+import numpy as np
+import pytest
+
+from rhtool.checkpoints import Checkpoints
+from rhtool.errors import ConfigError, RhtoolError
+from rhtool.rl import evaluation
+from rhtool.rl.orpo import scheduled
+from tests.rl.conftest import all_divergences, equal, state_of, train, uniform
+
+QUICK = ("task.epochs=2", "task.discriminator_epochs=2")
+
+
+def exact(work):
+    return evaluation.exact(work.run.env, work.policy, work.bases[0] if work.bases else uniform(work.run.env))
+
+
+@pytest.mark.parametrize("over", ["state_action", "state", "action"])
+def test_coefficient_zero_is_ppo(make, over):
+    plain = make("divergence=none", *QUICK, bases=[])
+    zero = make("divergence=sqrt_chi2", f"divergence.over={over}", "coeff=0", *QUICK)
+    train(plain, 3)
+    train(zero, 3)
+    assert equal(plain.policy, zero.policy)
+
+
+@pytest.mark.parametrize("divergence", all_divergences())
+@pytest.mark.parametrize(
+    "options",
+    [
+        (),
+        ("divergence.over=state", "task.base_pool=500", "task.discriminator=last"),
+        ("divergence.over=action", "task.lr_schedule=[[0,1e-3],[5000,1e-4]]"),
+        ("task.base_update_every=2", "task.divergence_target=0.01", "task.kl_coeff_schedule=[[0,0.5],[9999,0.1]]"),
+    ],
+    ids=["plain", "state pool last", "action schedule", "shifting adaptive"],
+)
+def test_a_run_taken_up_from_its_checkpoint_is_the_run_that_was_never_stopped(make, tmp_path, divergence, options):
+    if divergence == "base_confidence" and "divergence.over=action" in options:
+        pytest.skip("base_confidence is a penalty on states")
+    if divergence in ("none", "base_confidence", "wasserstein", "tv") and "task.base_update_every=2" in options:
+        options = tuple(o for o in options if "target" not in o)  # it speaks of an estimate that these do not make
+    over = [o for o in options if o.startswith("divergence.over")]
+    if divergence == "base_confidence":
+        options = tuple(o for o in options if o not in over)
+    overrides = (f"divergence={divergence}", "coeff=0.3", *QUICK, *options)
+    work = make(*overrides)
+    train(work, 3)
+    Checkpoints(tmp_path).save(3, work.get_state())
+    expected = train(work, 2)
+
+    again = make(*overrides)
+    again.set_state(Checkpoints(tmp_path).latest()[1])
+    found = train(again, 2)
+    assert equal(work.policy, again.policy)
+    for a, b in zip(expected, found, strict=True):
+        for key in a.keys() - {k for k in a if k.startswith("time/")}:
+            assert a[key] == b[key] or np.isnan([a[key], b[key]]).all(), key
+
+
+@pytest.mark.parametrize("divergence", ["kl", "chi2", "sqrt_chi2"])
+@pytest.mark.parametrize("over", ["state_action", "state", "action"])
+def test_a_large_coefficient_stays_at_the_base_policy(make, divergence, over):
+    """From the base policy's own weights, and over state-action pairs or actions: nothing to gain by leaving it."""
+    work = make(f"divergence={divergence}", f"divergence.over={over}", "coeff=100", "task.init_from_base=true", *QUICK)
+    free = make("divergence=none", "task.init_from_base=true", *QUICK)
+    train(work, 12)
+    train(free, 12)
+    assert exact(work)["exact/divergence/kl"] < 0.2 * exact(free)["exact/divergence/kl"]
+
+
+@pytest.mark.slow
+def test_more_regularisation_stays_closer_and_the_bound_holds(make):
+    """Exact divergences fall along the frontier, exact proxy returns too, and Theorem 5.1 holds at every point of it."""
+    coeffs = [0, 1, 4, 30]
+    found = []
+    for coeff in coeffs:
+        work = make("divergence=sqrt_chi2", f"coeff={coeff}", "task.lr=3e-3", "task.clip=0.2", "task.kl_target=0.02")
+        train(work, 40)
+        found.append(exact(work))
+    chi2 = [m["exact/divergence/chi2"] for m in found]
+    proxy = [m["exact/proxy/return"] for m in found]
+    assert all(a > b for a, b in zip(chi2, chi2[1:], strict=False)), chi2
+    assert all(a > b for a, b in zip(proxy, proxy[1:], strict=False)), proxy
+    assert all(m["exact/bound_holds"] == 1 for m in found)
+    # What it is for: unregularised, the proxy rises and the true return falls.
+    assert proxy[0] > found[0]["exact/base/proxy/return"]
+    assert found[0]["exact/true/return"] < found[0]["exact/base/true/return"]
+
+
+@pytest.mark.slow
+def test_ppo_on_the_true_reward_improves_it(make):
+    work = make("divergence=none", "env.reward_fun=true", "task.lr=3e-3", "task.clip=0.2", "task.kl_target=0.02")
+    before = exact(work)["exact/true/return"]
+    train(work, 40)
+    best = work.run.env.tabular().optimal_policy("true")[1]
+    assert before + 0.8 * (best - before) < exact(work)["exact/true/return"] <= best + 1e-9
+
+
+@pytest.mark.slow
+def test_a_negative_coefficient_moves_away_from_a_hacked_policy(make):
+    options = ("task.lr=3e-3", "task.clip=0.2", "task.kl_target=0.02")
+    hacked = make("divergence=none", *options)
+    train(hacked, 40)
+    free = make("divergence=none", "env.reward_fun=true", "seed=1", *options)
+    away = make("divergence=kl", "coeff=-1", "seed=1", "env.reward_fun=true", *options, bases=[hacked.policy])
+    for work in (free, away):
+        train(work, 25)
+    apart = [evaluation.exact(w.run.env, w.policy, hacked.policy)["exact/divergence/tv"] for w in (free, away)]
+    assert apart[1] > apart[0]
+
+
+def test_two_base_policies_and_their_weights(make):
+    env = make("divergence=none").run.env
+    bases = [uniform(env, seed=s) for s in (1, 2)]
+    only_first = make("divergence=kl", "coeff=1", "task.base_weights=[1,0]", *QUICK, bases=bases)
+    both = make("divergence=kl", "coeff=1", *QUICK, bases=bases)
+    assert len(both.scores) == len(both.base_samplers) == 2
+    train(only_first, 2)
+    train(both, 2)
+    assert not equal(only_first.policy, both.policy)
+
+
+def test_split_is_the_chain_rule(make):
+    """A discriminator of states alone, and the action KL in the loss."""
+    work = make("divergence=kl", "coeff=0.5", "task.split=true", *QUICK)
+    assert work.features.over == "state"
+    metrics = train(work, 2)[-1]
+    assert metrics["penalty/action"] > 0 and "divergence/kl" in metrics
+
+
+def test_the_coefficient_adapts_to_its_target(make):
+    low = make("divergence=kl", "coeff=1", "task.divergence_target=1e-9", *QUICK)
+    train(low, 3)
+    assert low.coeff == pytest.approx(1.5**3)
+    high = make("divergence=kl", "coeff=1", "task.divergence_target=1e9", *QUICK)
+    train(high, 3)
+    assert high.coeff == pytest.approx(0.5**3)
+
+
+def test_schedules():
+    assert scheduled(None, 3.0, 10) == 3.0
+    assert [scheduled([[0, 1.0], [100, 0.0]], 3.0, t) for t in (0, 25, 100, 500)] == [1.0, 0.75, 0.0, 0.0]
+
+
+def test_the_penalty_is_charged_and_clipped(make):
+    work = make("divergence=kl", "coeff=5", *QUICK)
+    current = work.sampler.sample(work.steps_per_lane)
+    features, base = work.features(current), work._base_features()
+    work._fit_discriminators(features, base)
+    rewards, metrics = work._charge(current, features, base)
+    scale = 5 * work.run.env.reward_mean
+    expected = current.rewards.flatten() - (scale * work.scores[0](features)).clamp(-1000, 1000)
+    assert np.allclose(rewards.flatten(), expected, atol=1e-5)
+    work.task.reward_clip = 1e-3
+    clipped, _ = work._charge(current, features, base)
+    assert float((clipped - current.rewards).abs().max()) <= 1e-3 + 1e-7
+
+
+def test_the_state_is_a_copy(make):
+    work = make("divergence=kl", "coeff=1", *QUICK)
+    state = state_of(work)
+    train(work, 1)
+    work.set_state(state)
+    assert work.steps == 0
+
+
+def test_what_does_not_go_together(make):
+    with pytest.raises(ConfigError, match="lanes"):
+        make("divergence=kl", "coeff=1", "task.lanes=2", bases=[uniform(make("divergence=none").run.env)] * 2)
+    with pytest.raises(RhtoolError, match="not finite"):
+        train(make("divergence=none", "task.lr=1e30"), 5)

@@ -1,0 +1,193 @@
+"""The command line: its grammar, its help, its errors, and what it costs to ask."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.conftest import CommandLine
+
+RUNS = "outputs/counter/tomato"
+
+
+def below(directory: Path) -> list[str]:
+    return sorted(str(p.relative_to(directory)) for p in directory.rglob("*"))
+
+
+@pytest.mark.parametrize("where", ["first", "middle", "last"])
+def test_a_sweep_takes_its_flag_anywhere(rhtool: CommandLine, where: str) -> None:
+    words = ["task=counter", "env=tomato", "divergence=sqrt_chi2", "coeff=0.05,0.1", "seed=0,1", "task.iterations=2"]
+    words.insert({"first": 0, "middle": 3, "last": len(words)}[where], "-m")
+    done = rhtool(" ".join(words))
+    assert done.returncode == 0, done.stderr
+    for coeff in ("0.05", "0.1"):
+        for seed in (0, 1):
+            result = rhtool.result(f"{RUNS}/sqrt_chi2-coeff={coeff}-task.iterations=2/seed={seed}")
+            assert (result["status"], result["coeff"], result["seed"]) == ("done", float(coeff), seed)
+    again = rhtool(" ".join(words))
+    assert again.stderr.count("done, skipped") == 4 and again.returncode == 0
+
+
+@pytest.mark.parametrize(
+    "line", ["--cfg job task=counter coeff=0.3", "task=counter --cfg job coeff=0.3", "coeff=0.3 task=counter -c job"]
+)
+def test_cfg_prints_what_would_run_and_does_nothing(rhtool: CommandLine, line: str) -> None:
+    done = rhtool(line)
+    assert done.returncode == 0 and "coeff: 0.3" in done.stdout and "iterations: 20" in done.stdout
+    assert below(rhtool.cwd) == []
+
+
+def test_flags_keep_their_values(rhtool: CommandLine) -> None:
+    done = rhtool("task=counter --cfg job --package task --resolve task.lr=0.5")
+    assert done.returncode == 0, done.stderr
+    assert "# @package task" in done.stdout and "lr: 0.5" in done.stdout and "coeff" not in done.stdout
+
+
+@pytest.mark.parametrize(
+    ("line", "where", "mend"),
+    [
+        ("env=tomto", "env=tomto", "tomato"),
+        ("tsk=counter", "tsk", "task"),
+        ("task.iteratons=3", "task.iteratons", "task.iterations"),
+        ("env.training.vf_clp=3", "env.training.vf_clp", "env.training.vf_clip"),
+        ("step_seconds=1", "step_seconds", "task.step_seconds"),
+        ("coeff=abc", "coeff", "float"),
+        ("task.iterations=2.5", "task.iterations", "int"),
+        ("task.mode=fsat", "task.mode", "fast"),
+        ("env.reward_fun=prox", "env.reward_fun", "proxy"),
+        ("+task.nope=1", "+task.nope", "task.nope=1"),
+        ("~task.lr", "~task.lr", "task.lr"),
+        ("coeff=0,1", "", "-m"),
+        ("-m coeff=0,abc", "coeff", "float"),
+        ("-m env=tomato,tomto", "env=tomto", "tomato"),
+        ("-m task.mode=fast,fsat", "task.mode", "fast"),
+        ("-m seed=0,1 task.iteratons=3", "task.iteratons", "task.iterations"),
+        ("--cfg job task.mode=fsat", "task.mode", "fast"),
+        ("--nope", "the command line", "--help"),
+        ("--experimental-rerun x.pickle", "the command line", "--help"),
+    ],
+)
+def test_a_mistake_costs_three_lines_and_leaves_nothing(rhtool: CommandLine, line: str, where: str, mend: str) -> None:
+    done = rhtool(f"task=counter {line}")
+    assert done.returncode == 2
+    lines = done.stderr.splitlines()
+    assert len(lines) <= 3 and "Traceback" not in done.stderr
+    assert any(text.startswith(f"  where: {where}") for text in lines) or not where
+    assert mend in lines[-1] and lines[-1].startswith("  mend:")
+    assert below(rhtool.cwd) == []
+
+
+def test_developers_can_have_the_traceback(rhtool: CommandLine) -> None:
+    done = rhtool("task=counter env=tomto", RHTOOL_FULL_ERROR="1")
+    assert done.returncode == 2 and "Traceback" in done.stderr and "MissingConfigException" in done.stderr
+
+
+def test_help_teaches(rhtool: CommandLine) -> None:
+    text = rhtool("--help").stdout
+    for said in (
+        "proxy",
+        "env=",
+        "tomato",
+        "Water tomatoes",
+        "smoke",
+        "-m coeff=",
+        "task=report",
+        "--cfg job",
+        "-sc install",
+    ):
+        assert said in text
+    assert "Hydra's flags" not in text and "schema/" not in text
+    assert "hydra" in rhtool("--hydra-help").stdout.lower()
+
+
+def test_help_of_a_task_lists_fields_with_type_value_and_meaning(rhtool: CommandLine) -> None:
+    text = rhtool("task=counter --help env=tomato").stdout
+    for said in ("task.iterations  int = 20", "steps of the walk", "task.mode  fast|slow = 'fast'"):  # 20: the YAML's
+        assert said in text
+    for said in (
+        "env.reward_std  float = 0.05",
+        "env.training.gamma  float = 0.99",
+        "divergence.over",
+        "coeff  float = 0.0",
+    ):
+        assert said in text
+
+
+def test_tab_completes_options_and_fields(rhtool: CommandLine) -> None:
+    script = rhtool("-sc install=bash")
+    assert script.returncode == 0 and "complete" in script.stdout
+
+    def completed(line: str) -> list[str]:
+        done = rhtool("-sc query=bash", COMP_LINE=f"rhtool {line}", COMP_POINT=str(len(f"rhtool {line}")))
+        return done.stdout.split()
+
+    assert {"scale=paper", "scale=small", "scale=smoke"} == set(completed("scale="))
+    assert "env.reward_std=" in completed("env.reward_s")
+
+
+def test_an_equals_sign_in_a_path_needs_no_quotes(rhtool: CommandLine) -> None:
+    done = rhtool("task=counter task.iterations=1 dir=mine/seed=3")
+    assert done.returncode == 0, done.stderr
+    assert rhtool.result("mine/seed=3")["status"] == "done"
+
+
+def test_a_failure_does_not_stop_a_sweep_and_is_named(rhtool: CommandLine) -> None:
+    done = rhtool("task=counter -m task.fail_at=-1,0,50 seed=0")
+    assert done.returncode == 1
+    failed = f"{RUNS}/none-coeff=0-task.fail_at=0/seed=0"
+    assert f"1 of 3 runs failed:\n  {failed}  ValueError: the walk hit a wall" in done.stderr
+    assert rhtool.result(failed)["reason"] == "ValueError: the walk hit a wall"
+    assert rhtool.result(f"{RUNS}/none-coeff=0/seed=0")["status"] == "done"
+    assert rhtool.result(f"{RUNS}/none-coeff=0-task.fail_at=50/seed=0")["status"] == "done"
+
+
+def test_what_is_missing_is_a_failure_of_its_run(rhtool: CommandLine) -> None:
+    done = rhtool("task=counter -m task.needs=here,nowhere")
+    assert done.returncode == 1 and "2 of 2 runs failed" in done.stderr and "there is no nowhere" in done.stderr
+    (rhtool.cwd / "here").write_text("content")
+    done = rhtool("task=counter -m task.needs=here,nowhere")
+    assert done.returncode == 1 and "1 of 2 runs failed" in done.stderr
+
+
+def test_a_single_failure_ends_with_one(rhtool: CommandLine) -> None:
+    mendable = rhtool("task=counter task.needs=nowhere")
+    assert mendable.returncode == 1 and "mend:  touch nowhere" in mendable.stderr and "Traceback" not in mendable.stderr
+    bug = rhtool("task=counter task.fail_at=3")
+    assert bug.returncode == 1 and "Traceback" in bug.stderr and "the walk hit a wall" in bug.stderr
+
+
+def test_ls_names_every_option(rhtool: CommandLine) -> None:
+    from rhtool.config import CONF, GROUPS
+
+    text = rhtool("task=ls").stdout
+    for file in (file for group in GROUPS for file in (CONF / group).glob("*.yaml")):
+        assert file.stem in text
+    assert "Under a minute" in text  # of an option that is only a YAML, the YAML's comment
+
+
+def test_doctor_examines_and_mends(rhtool: CommandLine) -> None:
+    done = rhtool("task=doctor outputs=/proc/nowhere")
+    assert done.returncode == 0, done.stderr
+    lines = {line.split("  ")[1].strip(): line for line in done.stdout.splitlines() if line[:1] in "✓✗"}
+    assert lines["python"].startswith("✓") and lines["numpy"].startswith("✓")
+    assert lines["outputs"].startswith("✗") and "outputs=/a/directory" in lines["outputs"]
+
+
+def test_submitted_jobs_use_the_same_directories(rhtool: CommandLine) -> None:
+    pytest.importorskip("hydra_plugins.hydra_submitit_launcher")
+    line = "task=counter task.lr=1e-3 task.iterations=2 -m task.fail_at=-1,1"
+    done = rhtool(f"{line} hydra/launcher=submitit_local")
+    assert done.returncode == 1, done.stderr
+    assert "task.fail_at=1-task.iterations=2/seed=0  ValueError: the walk hit a wall" in done.stderr
+    assert rhtool.result(f"{RUNS}/none-coeff=0-task.iterations=2/seed=0")["status"] == "done"
+    assert "done, skipped  counter/tomato/none-coeff=0-task.iterations=2/seed=0" in rhtool(line).stderr
+
+
+def test_output_cut_by_head_is_no_error(rhtool: CommandLine) -> None:
+    command = f"{sys.executable} -m rhtool --help | head -1"
+    done = subprocess.run(command, shell=True, capture_output=True, text=True, env=rhtool.environment(), cwd=os.sep)
+    assert done.stderr == ""
