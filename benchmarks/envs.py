@@ -1,20 +1,16 @@
 """Speed of the environments on one core: `python benchmarks/envs.py [names]`.
 
-Prints, for each environment in conf/env: seconds to the first step (a first ever run compiles the kernels and caches them on disk, a later one
-loads them), env steps/s with random actions at several numbers of lanes with autoreset, and where a plain Python reading of the same
-dynamics stands below, one step at a time, the ratio to it.
+Prints, for each environment in conf/env: seconds to the first step (the first run ever compiles the kernels and caches
+them on disk, a later one loads them), env steps/s with random actions at several numbers of lanes with autoreset, and,
+where a plain Python reading of the same dynamics stands below, the ratio to it.
 """
 
 from __future__ import annotations
 
 import math
-import os
 import sys
 import time
 from collections.abc import Callable
-
-for _threads in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "NUMBA_NUM_THREADS"):
-    os.environ.setdefault(_threads, "1")
 
 import numpy as np
 
@@ -24,16 +20,17 @@ SECONDS = 0.5
 
 def main(names: list[str]) -> None:
     """Measure the environments named, or all."""
-    from rhtool.config import CONF, compose_env, register
+    from rhtool.config import CONF, compose
 
-    register()
     for name in names or sorted(file.stem for file in (CONF / "env").glob("*.yaml")):
-        config = compose_env(name)
+        config = compose(f"env={name}").env
         started = time.perf_counter()
         env = config.make_vec(1, seed=0)
         env.reset()
         env.step(env.action_space.sample())
-        print(f"{name}: first step after {time.perf_counter() - started:.2f} s (imports, and kernels from disk or compiled)")
+        print(
+            f"{name}: first step after {time.perf_counter() - started:.2f} s (imports, and kernels from disk or compiled)"
+        )
         plain = None
         if name in PLAIN:
             plain = rate(PLAIN[name](config), 1)

@@ -157,6 +157,35 @@ def test_the_three_autoreset_modes_are_one_history(config):
         same(a, c)
 
 
+@pytest.mark.parametrize("mode", ["NextStep", "SameStep"])
+def test_gymnasium_s_own_vector_env_of_singles_is_the_same(config, mode):
+    seeds, mode = [3, 1, 4], gymnasium.vector.AutoresetMode(mode)
+    env = config.make_vec(3, autoreset_mode=mode, horizon=5)
+    theirs = gymnasium.vector.SyncVectorEnv([lambda: config.make(horizon=5)] * 3, autoreset_mode=mode)
+    same([env.reset(seed=seeds)[:1]], [theirs.reset(seed=seeds)[:1]])
+    for actions in some_actions(env, 17):
+        *ours, info = env.step(actions)
+        *expected, their_info = theirs.step(actions)
+        same([ours[:1] + ours[2:]], [expected[:1] + expected[2:]])
+        np.testing.assert_allclose(ours[1], expected[1])
+        assert ("final_obs" in info) == ("final_obs" in their_info)
+        for lane in np.flatnonzero(info.get("_final_obs", [])):
+            np.testing.assert_array_equal(info["final_obs"][lane], their_info["final_obs"][lane])
+
+
+def test_gymnasium_s_wrappers_read_the_info(config):
+    env = config.make_vec(3, seed=0, horizon=5)
+    env = gymnasium.wrappers.vector.DictInfoToList(gymnasium.wrappers.vector.RecordEpisodeStatistics(env))
+    env.reset()
+    total = np.zeros(3)
+    for actions in some_actions(env, 5):
+        _, reward, terminated, truncated, infos = env.step(actions)
+        total += reward
+        for lane in np.flatnonzero(terminated | truncated):
+            assert infos[lane]["episode"]["r"] == pytest.approx(total[lane])
+    assert all(isinstance(info["true_reward"], float) for info in infos)
+
+
 def test_an_episode_is_truncated_at_the_horizon_and_not_before(config):
     env = config.make_vec(5, seed=0, autoreset_mode="SameStep", horizon=7)
     env.reset()
