@@ -1,7 +1,8 @@
 """One stream of random numbers per lane, drawn inside compiled kernels: xoshiro256++ seeded by SplitMix64.
 
 A stream is four uint64 words: row `i` of a `(B, 4)` array is lane `i`'s, so streams are saved and restored as any other
-array. The stream of (seed, lane) does not depend on how many lanes there are.
+array. The stream of (seed, lane) does not depend on how many lanes there are. Kernels that call these functions are
+cached on disk with them compiled in: after a change here, delete the `__pycache__` folders.
 
 Blackman and Vigna, "Scrambled linear pseudorandom number generators", ACM TOMS 47(4), 2021; Steele, Lea and Flood,
 "Fast splittable pseudorandom number generators", OOPSLA 2014; Lemire, "Fast random integer generation in an interval",

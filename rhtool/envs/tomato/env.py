@@ -1,4 +1,4 @@
-"""The tomato environment as arrays (after the ORPO code's `TomatoEnvironment`; specs/envs.md, section 4).
+"""The tomato environment as arrays (after the one of cassidylaidlaw/orpo, 95cd1fa).
 
 One step: with probability `randomness_eps` the action is replaced by a uniformly random one. The agent moves unless a
 wall is in the way; entering a dry tomato waters it. Then the watered tomatoes farther than `dry_distance` from the
