@@ -9,6 +9,7 @@ machine's matrix-product rate (a 1024 x 1024 float32 product, measured in the sa
 import statistics
 import sys
 import time
+from itertools import pairwise
 
 import torch
 
@@ -30,7 +31,7 @@ def matmul_rate() -> float:
 
 def weights(sizes):
     """Entries of the weight matrices of a network."""
-    return sum(a * b for a, b in zip(sizes, sizes[1:], strict=False))
+    return sum(a * b for a, b in pairwise(sizes))
 
 
 def main():

@@ -13,13 +13,13 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 import sys
 import time
 
-import gymnasium as gym
 import torch
 from gymnasium.vector import AutoresetMode
 from ray.rllib.algorithms.ppo import PPOConfig
 from ray.rllib.core.rl_module.rl_module import RLModuleSpec
 from ray.rllib.env.single_agent_env_runner import SingleAgentEnvRunner
 
+import rhtool.envs.gymnasium  # noqa: F401  (registers rhtool/Tomato-v0)
 from rhtool.config import compose
 from rhtool.rl.modules import PolicyModule
 from rhtool.rl.policy import Policy
@@ -65,7 +65,7 @@ def stock(lanes):
     config = (
         PPOConfig()
         .environment("rhtool/Tomato-v0")
-        .env_runners(num_envs_per_env_runner=lanes, gym_env_vectorize_mode="vector_entry_point")
+        .env_runners(num_env_runners=0, num_envs_per_env_runner=lanes, gym_env_vectorize_mode="vector_entry_point")
         .rl_module(rl_module_spec=RLModuleSpec(PolicyModule, model_config=NETWORK))
     )
     runner = SingleAgentEnvRunner(config=config, worker_index=0)
@@ -74,10 +74,6 @@ def stock(lanes):
 
 def main():
     torch.set_num_threads(1)
-    import rhtool.envs
-
-    rhtool.envs.register_gymnasium()
-    assert "rhtool/Tomato-v0" in gym.registry
     env = compose("env=tomato").env
     for lanes in [int(a) for a in sys.argv[1:]] or [16, 64, 256]:
         probe = env.make_vec(1)
