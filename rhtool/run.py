@@ -8,7 +8,8 @@
         result.json       status, metrics, steps, seconds; written last, atomically
         figures/          .old/<n>/ what `fresh=true` moved aside
 
-The directory carries no clock: the same command finds the same directory, skips it if it is done and finishes it if it is not.
+The directory carries no clock: the same command finds the same directory, skips it if it is done and finishes it if it
+is not.
 """
 
 from __future__ import annotations
@@ -31,6 +32,8 @@ from datetime import UTC, datetime
 from pathlib import Path
 from types import FrameType
 from typing import Any, Protocol
+
+import numpy as np
 
 from rhtool.checkpoints import Checkpoints, content_hash, write_atomic
 from rhtool.divergences import Divergence, NoDivergence
@@ -57,7 +60,7 @@ class Resumable(Protocol):
 
 
 class Stopped(SystemExit):
-    """A run was told to stop by a signal and has written its checkpoint. Ends the process with 128 + the signal's number."""
+    """A run was told to stop by a signal and has written its checkpoint. Ends the process with 128 + the signal."""
 
     def __init__(self, signum: int):
         self.signal = signal.Signals(signum)
@@ -66,7 +69,10 @@ class Stopped(SystemExit):
 
 @dataclass
 class Run:
-    """What one command composes. From Python: `Run(task=..., env=..., dir="outputs/x").execute()`, or `rhtool.config.compose(...)`."""
+    """What one command composes.
+
+    From Python: `Run(task=..., env=..., dir="outputs/x").execute()`, or `rhtool.config.compose(...)`.
+    """
 
     task: Task = field(default_factory=Task)
     env: Env = field(default_factory=Env)
@@ -74,7 +80,8 @@ class Run:
     scale: Scale = field(default_factory=Scale)
     logger: Logger = field(default_factory=NoLogger)
     coeff: float = 0.0
-    """strength of the regularisation, in the papers' scale-free unit: it is multiplied by the environment's reward_std or reward_mean"""
+    """strength of the regularisation, in the papers' scale-free unit: it is multiplied by the environment's reward_std
+    or reward_mean"""
     seed: int = 0
     """seed of everything random in the run"""
     fresh: bool = incidental(False)
@@ -111,8 +118,8 @@ class Run:
     def execute(self) -> dict[str, Any]:
         """Skip, resume or start the run; returns the content of `result.json` (of a tool: what it returns).
 
-        Raises `RhtoolError` for what a user can mend, `Stopped` after a signal, and what the task raises; of the last, `result.json`
-        and `run.log` say why.
+        Raises `RhtoolError` for what a user can mend, `Stopped` after a signal, and what the task raises; of the last,
+        `result.json` and `run.log` say why.
         """
         check_choices(self)
         if not self.task.uses:
@@ -127,10 +134,10 @@ class Run:
             return self._attempt()
 
     def loop(self, work: Resumable, iterations: int) -> Iterator[int]:
-        """Iterate `0 … iterations-1`, starting from the last checkpoint of `work` if there is one, saving one when it is due.
+        """Iterate `0 … iterations-1`, starting from the last checkpoint of `work` if there is one, saving when due.
 
-        The body does an iteration and calls `run.log(...)`. A signal (SIGTERM, SIGINT, SIGUSR2) ends the loop after the iteration
-        under way, with a checkpoint. One loop a run: it is what the run's checkpoints count.
+        The body does an iteration and calls `run.log(...)`. A signal (SIGTERM, SIGINT, SIGUSR2) ends the loop after the
+        iteration under way, with a checkpoint. One loop a run: it is what the run's checkpoints count.
         """
         done, total = 0, iterations
         if found := self.checkpoints.latest():
@@ -157,8 +164,8 @@ class Run:
     def log(self, metrics: dict[str, float], iteration: int | None = None) -> None:
         """One row of `metrics.csv` (and of the tracker), and the progress line. Keys are those of docs/metrics.md.
 
-        `iteration` is the loop's unless given; without a loop rows count up. The first row of an attempt replaces the rows that an
-        earlier attempt wrote for this iteration and later ones.
+        `iteration` is the loop's unless given; without a loop rows count up. The first row of an attempt replaces the
+        rows that an earlier attempt wrote for this iteration and later ones.
         """
         if iteration is None:
             iteration = self._iteration
@@ -214,15 +221,18 @@ class Run:
                 self._save_provenance(record)
                 self._event("start", attempt=len(record["attempts"]))
                 self._progress.line(f"{verb}  {self.name}  {self._summary()}")
-                random.seed(self.seed)
+                random.seed(self.seed)  # for libraries that use the global generators; ours have their own
+                np.random.seed(self.seed % 2**32)
                 self.logger.open(self)
                 stack.callback(self.logger.close)
                 metrics = self.task.run(self)
             except Stopped as stop:
+                self._progress.close()
                 log.info("stopped by %s", stop.signal.name)
                 self._progress.line(f"stopped by {stop.signal.name}  {self.path}  (repeat the command to go on)")
                 raise
             except Exception as error:
+                self._progress.close()
                 log.debug("failed", exc_info=True)  # in run.log alone
                 self._result("failed", {}, f"{type(error).__name__}: {_first_line(error)}")
                 self._progress.line(f"failed  {self.name}")
@@ -319,8 +329,8 @@ def groups(run: Run) -> list[str]:
 def identity(run: Run) -> dict[str, Any]:
     """`{key: value}` of all that decides the run's result: its configuration, resolved, and the hashes of its inputs.
 
-    Left out: incidental fields, the logger, the directories, and the groups that the task does not use (without the group
-    `divergence` there is no coeff either).
+    Left out: incidental fields, the logger, the directories, and the groups that the task does not use (without the
+    group `divergence` there is no coeff either).
     """
     flat: dict[str, Any] = {"seed": run.seed}
     if "divergence" in run.task.uses:
@@ -330,7 +340,7 @@ def identity(run: Run) -> dict[str, Any]:
         _flatten(getattr(run, group), group, flat)
     for name, path in run.task.inputs(run).items():
         flat[f"input {name}"] = content_hash(path)
-    return json.loads(json.dumps(flat))
+    return json.loads(json.dumps(flat, default=str))
 
 
 def fingerprint(run: Run) -> str:
@@ -373,9 +383,10 @@ def _flatten(obj: Any, path: str, flat: dict[str, Any]) -> None:
 
 
 class Signals:
-    """While entered, SIGTERM, SIGINT and SIGUSR2 are remembered in `received` instead of obeyed; a second SIGINT stops at once.
+    """While entered, SIGTERM, SIGINT and SIGUSR2 are remembered in `received`; a second SIGINT stops at once.
 
-    Only in the main thread, where alone Python can handle signals; elsewhere nothing changes. Ignored signals stay ignored.
+    Only in the main thread, where alone Python can handle signals; elsewhere nothing changes. Ignored signals stay
+    ignored.
     """
 
     def __init__(self) -> None:
@@ -401,7 +412,7 @@ class Signals:
         self.received = signal.Signals(signum)
 
     def obey(self) -> None:
-        """Do what the signal would have done: what another handler does (submitit's requeues the job), else raise `Stopped`."""
+        """Do what the signal would have done: call the handler before ours (submitit's requeue), or raise `Stopped`."""
         signum, self.received = self.received, None
         handler = self._before[signum]
         if not callable(handler) or handler is signal.default_int_handler:
@@ -411,7 +422,7 @@ class Signals:
 
 @contextlib.contextmanager
 def lock(path: Path) -> Iterator[None]:
-    """Hold the lock file while entered; `RhtoolError` if another process has it. The kernel frees it when a process dies."""
+    """Hold the lock file while entered; `RhtoolError` if another process has it. It is free when that process dies."""
     file = open(path, "a+")  # noqa: SIM115 (closed below, which frees the lock)
     try:
         try:
