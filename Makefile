@@ -23,7 +23,7 @@ $(PYTHON):
 
 $(VENV)/.installed: pyproject.toml constraints.txt | $(PYTHON)
 	$(PYTHON) -m pip install -c constraints.txt torch==2.13.0
-	$(PYTHON) -m pip install -c constraints.txt hatchling -e '.[rl,dev,track]'
+	$(PYTHON) -m pip install -c constraints.txt -e '.[rl,dev,track]'
 	@touch $@
 
 test: $(INSTALLED) ## the tests

@@ -62,6 +62,11 @@ class Csv:
         csv.writer(self._file, lineterminator="\n").writerow([_cell(row.get(key)) for key in self._columns])
         self._file.flush()
 
+    def last(self, key: str, before: int) -> str:
+        """What the last row that has a `key`, of those of iterations below `before`, says; empty if none does."""
+        values = [row.get(key, "") for row in self._read() if int(row["iteration"]) < before]
+        return next(filter(None, reversed(values)), "")
+
     def close(self) -> None:
         """Close the file."""
         if self._file is not None:

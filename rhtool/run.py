@@ -20,6 +20,7 @@ import fcntl
 import hashlib
 import json
 import logging
+import math
 import os
 import random
 import signal
@@ -127,7 +128,11 @@ class Run:
             return self.task.run(self)
         if result := self._finished():
             return result
-        self.path.mkdir(parents=True, exist_ok=True)
+        try:
+            self.path.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            what = f"the run's directory cannot be made: {error.strerror}"
+            raise RhtoolError(what, str(self.path), "give another: outputs=... or dir=...") from error
         with lock(self.path / ".lock"):
             if result := self._finished():  # by the process that had the lock until now
                 return result
@@ -143,7 +148,9 @@ class Run:
         if found := self.checkpoints.latest():
             done, state = found
             work.set_state(state)
-            self._spent = self._seconds_at(done) - (time.monotonic() - self._started)
+            # What was logged before the checkpoint is in the CSV, however the process ended.
+            self._spent = float(self._csv.last("time/seconds", done) or 0) - (time.monotonic() - self._started)
+            self._steps = float(self._csv.last("steps", done) or "nan")
             self._event("resume", iteration=done)
             log.info("resumed after iteration %d of %d", done, total)
         self._total, saved_at = total, time.monotonic()
@@ -206,7 +213,8 @@ class Run:
         record = _json(self.path / "provenance.json") or {"attempts": []}
         verb = "again" if record["attempts"] else "start"
         (self.path / "result.json").unlink(missing_ok=True)  # of a failed attempt
-        self._started, self._spent, self._iteration, self._total, self._steps = time.monotonic(), 0.0, 0, 0, None
+        self._started, self._spent, self._iteration, self._total = time.monotonic(), 0.0, 0, 0
+        self._steps = math.nan
         self.checkpoints = Checkpoints(self.path / "checkpoints")
         self._csv = Csv(self.path / "metrics.csv")
         self._signals = Signals()
@@ -262,7 +270,7 @@ class Run:
             "tuned": self.tuned,
             "fingerprint": (_json(self.path / "provenance.json") or {}).get("fingerprint"),
             "metrics": {key: value if _finite(value) else None for key, value in metrics.items()},
-            "steps": None if steps is None else int(steps),
+            "steps": int(steps) if math.isfinite(steps) else None,
             "seconds": self._seconds(),
         }
         write_atomic(self.path / "result.json", (json.dumps(result, indent=1, allow_nan=False) + "\n").encode())
@@ -271,20 +279,11 @@ class Run:
 
     def _save(self, done: int, work: Resumable) -> None:
         self.checkpoints.save(done, work.get_state())
-        self._event("checkpoint", iteration=done, seconds=self._seconds())
+        self._event("checkpoint", iteration=done)
 
     def _seconds(self) -> float:
         """Seconds of work in this run, those of earlier attempts up to their last checkpoint included."""
         return self._spent + time.monotonic() - self._started
-
-    def _seconds_at(self, iteration: int) -> float:
-        spent = 0.0
-        for line in (self.path / "events.jsonl").read_text().splitlines():
-            with contextlib.suppress(ValueError):  # a line cut short by a kill
-                event = json.loads(line)
-                if event["event"] == "checkpoint" and event["iteration"] == iteration:
-                    spent = event["seconds"]
-        return spent
 
     def _event(self, event: str, **details: Any) -> None:
         line = json.dumps({"time": _now(), "event": event, **details})
@@ -500,7 +499,7 @@ def _number(value: Any) -> Any:
 
 
 def _finite(value: Any) -> bool:
-    return not isinstance(value, float) or (value == value and abs(value) != float("inf"))
+    return not isinstance(value, float) or math.isfinite(value)
 
 
 def _first_line(error: BaseException) -> str:
