@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import errno
 import fcntl
 import hashlib
 import json
@@ -242,8 +243,12 @@ class Run:
             except Exception as error:
                 self._progress.close()
                 log.debug("failed", exc_info=True)  # in run.log alone
-                self._result("failed", {}, f"{type(error).__name__}: {_first_line(error)}")
                 self._progress.line(f"failed  {self.name}")
+                with contextlib.suppress(OSError):  # on a full disk; what went wrong first is what to say
+                    self._result("failed", {}, f"{type(error).__name__}: {_first_line(error)}")
+                if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
+                    mend = "free disk space, then repeat the command: it resumes"
+                    raise RhtoolError(f"the disk is full: {error}", str(self.path), mend) from error
                 raise
             result = self._result("done", metrics)
             self._progress.close()
