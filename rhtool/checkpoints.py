@@ -1,9 +1,9 @@
-"""Checkpoints: nested state as safetensors and JSON, written whole or not at all, verified when read. Nothing is a pickle.
+"""Checkpoints: nested state as safetensors and JSON, never a pickle; written whole or not at all, verified when read.
 
     checkpoints/000120/arrays.safetensors     every array and tensor, under the path of its keys ("policy/0.weight")
     checkpoints/000120/state.json             everything else, the SHA-256 of both, and which arrays were torch tensors
 
-JSON has no arrays, tuples, integer keys, nan or inf: an object with one key that starts with `$` stands for each of them.
+JSON has no arrays, tuples, integer keys, nan or inf: an object with one key that starts with `$` stands for each.
 """
 
 from __future__ import annotations
@@ -42,10 +42,12 @@ class Checkpoints:
     def save(self, iteration: int, state: dict[str, Any]) -> Path:
         """Write `state` and return its directory; the last `keep` checkpoints stay.
 
-        `state` is nested dicts (keys: strings or integers), lists and tuples. Leaves: numpy arrays and scalars (any integer, float or
-        bool dtype), torch tensors, integers of any size, floats (nan and inf too), strings, booleans, None. All come back exactly.
+        `state` is nested dicts (keys: strings or integers), lists and tuples. Leaves: numpy arrays and scalars (any
+        integer, float or bool dtype), torch tensors, integers of any size, floats (nan and inf too), strings, booleans,
+        None. All come back exactly.
 
-        Raises `RhtoolError` when the disk is full or not writable (earlier checkpoints are intact), `TypeError` for another leaf.
+        Raises `RhtoolError` when the disk is full or not writable (earlier checkpoints are intact), `TypeError` for
+        another leaf.
         """
         final = self.directory / f"{iteration:06d}"
         temporary = self.directory / f".tmp-{final.name}"
@@ -85,7 +87,7 @@ class Checkpoints:
         return sorted((p for p in self.directory.iterdir() if p.name.isdigit()), key=lambda p: int(p.name))
 
     def _prune(self, newest: int) -> None:
-        """Keep the last `keep`. One that is newer than what was just written was damaged: the run would have gone on from it."""
+        """Keep the last `keep`. One newer than `newest` was damaged, or the run would have gone on from it."""
         kept = [p for p in self._all() if int(p.name) <= newest]
         for old in {*self._all()} - {*kept[-self.keep :]}:
             shutil.rmtree(old)
@@ -94,7 +96,8 @@ class Checkpoints:
 def read(path: Path | str, prefix: str = "") -> Any:
     """The state at `path`: a run's directory, its `checkpoints`, or one checkpoint; the newest whole one of several.
 
-    `prefix` ("policy/network") gives that subtree alone, and copies only its arrays. Raises `RhtoolError` when there is none.
+    `prefix` ("policy/network") gives that subtree alone, and copies only its arrays. Raises `RhtoolError` when there is
+    none.
     """
     return load(find(path), prefix)
 
@@ -134,7 +137,7 @@ def write(directory: Path, iteration: int, state: Any) -> None:
 
 
 def load(directory: Path, prefix: str = "") -> Any:
-    """The state (or the subtree `prefix`) of one checkpoint; `DamagedCheckpoint` if a byte of it is wrong or missing."""
+    """The state (or the subtree `prefix`) of one checkpoint; `DamagedCheckpoint` if a byte is wrong or missing."""
     import safetensors.numpy
 
     tree, blob = _verified(directory)
@@ -261,7 +264,10 @@ def sync(directory: Path) -> None:
 
 
 def content_hash(path: Path | str) -> str:
-    """SHA-256 of a file's bytes, or of a directory's file names and bytes. Of a run's directory: of its newest checkpoint alone."""
+    """SHA-256 of a file's bytes, or of a directory's file names and bytes; "missing" if there is neither.
+
+    Of a run's directory it is that of its newest checkpoint alone: the rest tells the time of day.
+    """
     path = Path(path)
     if path.is_file():
         with open(path, "rb") as file:

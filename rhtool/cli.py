@@ -12,6 +12,7 @@ import sys
 import traceback
 
 import hydra
+from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig
 
 from rhtool import __version__
@@ -22,15 +23,8 @@ from rhtool.run import Run, outcome
 FULL_ERROR = "RHTOOL_FULL_ERROR"
 
 
-class Sweep:
-    """What became of the jobs of a sweep that ran in this process."""
-
-    errors: dict[str, Exception] = {}
-    """{a run's directory, or for a tool its number: why it failed}"""
-
-
 def cli() -> None:
-    """The console command. Exit codes: 0 done, 1 a run failed, 2 the command line was wrong, 128+n stopped by signal n."""
+    """The command. Exit codes: 0 done, 1 a run failed, 2 the command line was wrong, 128+n stopped by signal n."""
     os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra then raises its errors instead of printing them
     try:
         code = command(sys.argv[1:])
@@ -64,13 +58,21 @@ def command(argv: list[str]) -> int:
     sys.argv[1:] = [*overrides, *flags(args)]
     if args.shell_completion or args.hydra_help or args.info:
         register()
-        main()
+        with explained():
+            main()
         return 0
     runs = compose_all(overrides, multirun=args.multirun, config_dir=args.config_dir)
-    with explained():
-        hydra_main = main_of_sweep if args.multirun else main
-        hydra_main()
-    return summary(runs) if args.multirun else 0
+    if args.cfg:
+        main()
+        return 0
+    errors: dict[str, Exception] = {}
+    if not args.multirun or (runs and HydraConfig.get().runtime.choices["hydra/launcher"] == "basic"):
+        for number, run in enumerate(runs):
+            if error := attempt(run):
+                errors[run.dir or f"job {number}"] = error
+    else:  # the jobs run elsewhere, or a sweeper makes them up as it goes
+        main()
+    return summary(runs, errors) if args.multirun else int(bool(errors))
 
 
 def parse(argv: list[str]) -> argparse.Namespace:
@@ -102,30 +104,29 @@ def flags(args: argparse.Namespace) -> list[str]:
     return words
 
 
-@hydra.main(version_base="1.3", config_path=str(CONF), config_name="config")
-def main(cfg: DictConfig) -> None:
-    """Run what was composed."""
-    from_config(cfg).execute()
-
-
-@hydra.main(version_base="1.3", config_path=str(CONF), config_name="config")
-def main_of_sweep(cfg: DictConfig) -> None:
-    """Run one job of a sweep. Its failure is reported, and does not stop the others."""
-    register()  # the job may be a process of its own
-    run = from_config(cfg)
+def attempt(run: Run) -> Exception | None:
+    """Execute a run. Its failure is reported and returned: it must not stop the other runs of a sweep."""
     try:
         run.execute()
     except Exception as error:
-        Sweep.errors[run.dir or str(len(Sweep.errors))] = error
         report(error)
+        return error
+    return None
 
 
-def summary(runs: list[Run]) -> int:
+@hydra.main(version_base="1.3", config_path=str(CONF), config_name="config")
+def main(cfg: DictConfig) -> None:
+    """One job that a launcher of Hydra's started, in a process of its own."""
+    register()
+    attempt(from_config(cfg))
+
+
+def summary(runs: list[Run], errors: dict[str, Exception]) -> int:
     """Name every run of a sweep that has no result, with the reason; the exit code.
 
-    The disk says so, whatever process the run was in; an error that left nothing there was raised in this one.
+    The disk says so, whatever process the run was in; `errors` were raised in this one, and may have left nothing.
     """
-    failed = {key: _line(error) for key, error in Sweep.errors.items()}
+    failed = {where: _line(error) for where, error in errors.items()}
     for run in runs:
         if run.dir and run.dir not in failed and (reason := outcome(run)):
             failed[run.dir] = reason

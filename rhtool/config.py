@@ -1,4 +1,4 @@
-"""Composition: the groups, their options, what a run's directory is called, and the only Hydra plumbing besides `cli.py`.
+"""Composition: groups, their options, what a run's directory is called; the only Hydra plumbing besides `cli.py`.
 
 A group (`task`, `env`, `divergence`, `scale`, `logger`) is a dataclass; an option of it is a subclass (schema,
 documentation and live object in one) and a YAML file in `conf/<group>/` that holds only numbers. `env=tomato` is

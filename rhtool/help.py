@@ -29,10 +29,10 @@ One command trains, measures and compares, in control environments and in langua
 EXAMPLES = """\
 Examples
   rhtool task=orpo env=tomato divergence=sqrt_chi2 -m coeff=0,0.05,0.1 seed=0,1,2    a sweep: nine runs under outputs/
-  rhtool task=report                                                                 their table and frontier, at any time
+  rhtool task=report                                                                 their table and frontier
   rhtool task=orpo env=tomato coeff=0.1 scale=smoke --cfg job                        what this would run
 
-Runs are in outputs/<task>/<env>/<divergence>-coeff=<c>/seed=<n>, and a command that is repeated finishes what is missing.
+Runs are in outputs/<task>/<env>/<divergence>-coeff=<c>/seed=<n>, and a command repeated finishes what is missing.
 TAB completes: eval "$(rhtool -sc install=bash)" (or zsh, fish).   RHTOOL_FULL_ERROR=1 shows tracebacks.
 Your own: --config-dir DIR adds options, RHTOOL_PLUGINS=my.module the classes behind them."""
 

@@ -1,4 +1,4 @@
-"""Where a run's metrics go: always into its `metrics.csv`, and into a tracker if one is chosen. Keys are the same everywhere."""
+"""Where a run's metrics go: always into its `metrics.csv`, and into a tracker if one is chosen, under the same keys."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ class Logger:
     """A tracker of metrics, besides the CSV that is always written. The run opens it, logs rows and closes it."""
 
     def open(self, run: Run) -> None:
-        """Start, or go on with the tracker's record of this run. Raises `MissingExtra` if its package is not installed."""
+        """Start the tracker's record of this run, or go on with it. `MissingExtra` if its package is not installed."""
 
     def log(self, iteration: int, metrics: dict[str, Any]) -> None:
         """The metrics of one iteration."""
@@ -42,8 +42,8 @@ class NoLogger(Logger):
 class Csv:
     """`metrics.csv`: a row per logged iteration, floats written exactly, a column more when a new key appears.
 
-    The first row of an attempt drops the rows of its iteration and later ones, and a last line that was cut short, so that a
-    resumed run leaves the file that an uninterrupted one would have left.
+    The first row of an attempt drops the rows of its iteration and later ones, and a last line that was cut short, so
+    that a resumed run leaves the file that an uninterrupted one would have left.
     """
 
     def __init__(self, path: Path):
@@ -61,6 +61,11 @@ class Csv:
             self._rewrite(old)
         csv.writer(self._file, lineterminator="\n").writerow([_cell(row.get(key)) for key in self._columns])
         self._file.flush()
+
+    def last(self, key: str, before: int) -> str:
+        """What the last row that has a `key`, of those of iterations below `before`, says; empty if none does."""
+        values = [row.get(key, "") for row in self._read() if int(row["iteration"]) < before]
+        return next(filter(None, reversed(values)), "")
 
     def close(self) -> None:
         """Close the file."""
@@ -99,7 +104,7 @@ class Tensorboard(Logger):
     extra: ClassVar[str] = "track"
 
     def open(self, run: Run) -> None:
-        """Start an event file in `<run>/tensorboard`. Of a resumed run TensorBoard drops the points that are logged again."""
+        """Start an event file in `<run>/tensorboard`. Points that a resumed run logs again replace the first ones."""
         try:
             from tensorboard.summary.writer.event_file_writer import EventFileWriter
         except ImportError as error:
@@ -128,7 +133,7 @@ class Tensorboard(Logger):
 
 @dataclass
 class Wandb(Logger):
-    """Weights & Biases; offline unless told otherwise, so it needs neither network nor key (`wandb sync` uploads later)."""
+    """Weights & Biases; offline unless told otherwise: no network, no key (`wandb sync` uploads later)."""
 
     mode: str = choice("offline", "online", "disabled")
     """offline: files in the run's directory alone; online: sent as it runs"""

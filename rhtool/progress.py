@@ -69,7 +69,7 @@ class Progress:
 
 
 def headline(metrics: dict[str, Any]) -> str:
-    """The true return, the proxy return and the divergence among the metrics: `"true 1.2  proxy 3.4  sqrt_chi2 0.5  "`."""
+    """The true return, the proxy return and the divergence of metrics: `"true 1.2  proxy 3.4  sqrt_chi2 0.5  "`."""
     chosen = {}
     for word in ("true", "proxy"):
         key = next((k for k in (f"{word}/return", word) if k in metrics), None)

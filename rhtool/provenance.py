@@ -55,7 +55,7 @@ def versions(packages: list[str] = PACKAGES) -> dict[str, str | None]:
 
 
 def threads() -> int:
-    """How many threads numerical libraries may use in this process: torch's if it is loaded, else what the system allows."""
+    """How many threads numerical libraries may use here: torch's number if it is loaded, else the system's."""
     if torch := sys.modules.get("torch"):
         return torch.get_num_threads()
     return int(os.environ.get("OMP_NUM_THREADS") or len(os.sched_getaffinity(0)))
@@ -68,7 +68,7 @@ def gpus() -> list[str]:
 
 
 def git() -> dict[str, Any] | None:
-    """Commit of the checkout that the package is imported from, and whether it differs from it; None if it is installed."""
+    """Commit of the checkout that the package is imported from, and whether it was changed; None if it is installed."""
     root = Path(__file__).resolve().parents[1]
     if not (root / ".git").exists():
         return None

@@ -8,17 +8,20 @@
         result.json       status, metrics, steps, seconds; written last, atomically
         figures/          .old/<n>/ what `fresh=true` moved aside
 
-The directory carries no clock: the same command finds the same directory, skips it if it is done and finishes it if it is not.
+The directory carries no clock: the same command finds the same directory, skips it if it is done and finishes it if it
+is not.
 """
 
 from __future__ import annotations
 
 import contextlib
 import dataclasses
+import errno
 import fcntl
 import hashlib
 import json
 import logging
+import math
 import os
 import random
 import signal
@@ -31,6 +34,8 @@ from datetime import UTC, datetime
 from pathlib import Path
 from types import FrameType
 from typing import Any, Protocol
+
+import numpy as np
 
 from rhtool.checkpoints import Checkpoints, content_hash, write_atomic
 from rhtool.divergences import Divergence, NoDivergence
@@ -57,7 +62,7 @@ class Resumable(Protocol):
 
 
 class Stopped(SystemExit):
-    """A run was told to stop by a signal and has written its checkpoint. Ends the process with 128 + the signal's number."""
+    """A run was told to stop by a signal and has written its checkpoint. Ends the process with 128 + the signal."""
 
     def __init__(self, signum: int):
         self.signal = signal.Signals(signum)
@@ -66,7 +71,10 @@ class Stopped(SystemExit):
 
 @dataclass
 class Run:
-    """What one command composes. From Python: `Run(task=..., env=..., dir="outputs/x").execute()`, or `rhtool.config.compose(...)`."""
+    """What one command composes.
+
+    From Python: `Run(task=..., env=..., dir="outputs/x").execute()`, or `rhtool.config.compose(...)`.
+    """
 
     task: Task = field(default_factory=Task)
     env: Env = field(default_factory=Env)
@@ -74,7 +82,8 @@ class Run:
     scale: Scale = field(default_factory=Scale)
     logger: Logger = field(default_factory=NoLogger)
     coeff: float = 0.0
-    """strength of the regularisation, in the papers' scale-free unit: it is multiplied by the environment's reward_std or reward_mean"""
+    """strength of the regularisation, in the papers' scale-free unit: it is multiplied by the environment's reward_std
+    or reward_mean"""
     seed: int = 0
     """seed of everything random in the run"""
     fresh: bool = incidental(False)
@@ -111,8 +120,8 @@ class Run:
     def execute(self) -> dict[str, Any]:
         """Skip, resume or start the run; returns the content of `result.json` (of a tool: what it returns).
 
-        Raises `RhtoolError` for what a user can mend, `Stopped` after a signal, and what the task raises; of the last, `result.json`
-        and `run.log` say why.
+        Raises `RhtoolError` for what a user can mend, `Stopped` after a signal, and what the task raises; of the last,
+        `result.json` and `run.log` say why.
         """
         check_choices(self)
         if not self.task.uses:
@@ -120,23 +129,29 @@ class Run:
             return self.task.run(self)
         if result := self._finished():
             return result
-        self.path.mkdir(parents=True, exist_ok=True)
+        try:
+            self.path.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            what = f"the run's directory cannot be made: {error.strerror}"
+            raise RhtoolError(what, str(self.path), "give another: outputs=... or dir=...") from error
         with lock(self.path / ".lock"):
             if result := self._finished():  # by the process that had the lock until now
                 return result
             return self._attempt()
 
     def loop(self, work: Resumable, iterations: int) -> Iterator[int]:
-        """Iterate `0 … iterations-1`, starting from the last checkpoint of `work` if there is one, saving one when it is due.
+        """Iterate `0 … iterations-1`, starting from the last checkpoint of `work` if there is one, saving when due.
 
-        The body does an iteration and calls `run.log(...)`. A signal (SIGTERM, SIGINT, SIGUSR2) ends the loop after the iteration
-        under way, with a checkpoint. One loop a run: it is what the run's checkpoints count.
+        The body does an iteration and calls `run.log(...)`. A signal (SIGTERM, SIGINT, SIGUSR2) ends the loop after the
+        iteration under way, with a checkpoint. One loop a run: it is what the run's checkpoints count.
         """
         done, total = 0, iterations
         if found := self.checkpoints.latest():
             done, state = found
             work.set_state(state)
-            self._spent = self._seconds_at(done) - (time.monotonic() - self._started)
+            # What was logged before the checkpoint is in the CSV, however the process ended.
+            self._spent = float(self._csv.last("time/seconds", done) or 0) - (time.monotonic() - self._started)
+            self._steps = float(self._csv.last("steps", done) or "nan")
             self._event("resume", iteration=done)
             log.info("resumed after iteration %d of %d", done, total)
         self._total, saved_at = total, time.monotonic()
@@ -157,8 +172,8 @@ class Run:
     def log(self, metrics: dict[str, float], iteration: int | None = None) -> None:
         """One row of `metrics.csv` (and of the tracker), and the progress line. Keys are those of docs/metrics.md.
 
-        `iteration` is the loop's unless given; without a loop rows count up. The first row of an attempt replaces the rows that an
-        earlier attempt wrote for this iteration and later ones.
+        `iteration` is the loop's unless given; without a loop rows count up. The first row of an attempt replaces the
+        rows that an earlier attempt wrote for this iteration and later ones.
         """
         if iteration is None:
             iteration = self._iteration
@@ -199,7 +214,8 @@ class Run:
         record = _json(self.path / "provenance.json") or {"attempts": []}
         verb = "again" if record["attempts"] else "start"
         (self.path / "result.json").unlink(missing_ok=True)  # of a failed attempt
-        self._started, self._spent, self._iteration, self._total, self._steps = time.monotonic(), 0.0, 0, 0, None
+        self._started, self._spent, self._iteration, self._total = time.monotonic(), 0.0, 0, 0
+        self._steps = math.nan
         self.checkpoints = Checkpoints(self.path / "checkpoints")
         self._csv = Csv(self.path / "metrics.csv")
         self._signals = Signals()
@@ -214,18 +230,25 @@ class Run:
                 self._save_provenance(record)
                 self._event("start", attempt=len(record["attempts"]))
                 self._progress.line(f"{verb}  {self.name}  {self._summary()}")
-                random.seed(self.seed)
+                random.seed(self.seed)  # for libraries that use the global generators; ours have their own
+                np.random.seed(self.seed % 2**32)
                 self.logger.open(self)
                 stack.callback(self.logger.close)
                 metrics = self.task.run(self)
             except Stopped as stop:
+                self._progress.close()
                 log.info("stopped by %s", stop.signal.name)
                 self._progress.line(f"stopped by {stop.signal.name}  {self.path}  (repeat the command to go on)")
                 raise
             except Exception as error:
+                self._progress.close()
                 log.debug("failed", exc_info=True)  # in run.log alone
-                self._result("failed", {}, f"{type(error).__name__}: {_first_line(error)}")
                 self._progress.line(f"failed  {self.name}")
+                with contextlib.suppress(OSError):  # on a full disk; what went wrong first is what to say
+                    self._result("failed", {}, f"{type(error).__name__}: {_first_line(error)}")
+                if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
+                    mend = "free disk space, then repeat the command: it resumes"
+                    raise RhtoolError(f"the disk is full: {error}", str(self.path), mend) from error
                 raise
             result = self._result("done", metrics)
             self._progress.close()
@@ -252,7 +275,7 @@ class Run:
             "tuned": self.tuned,
             "fingerprint": (_json(self.path / "provenance.json") or {}).get("fingerprint"),
             "metrics": {key: value if _finite(value) else None for key, value in metrics.items()},
-            "steps": None if steps is None else int(steps),
+            "steps": int(steps) if math.isfinite(steps) else None,
             "seconds": self._seconds(),
         }
         write_atomic(self.path / "result.json", (json.dumps(result, indent=1, allow_nan=False) + "\n").encode())
@@ -261,20 +284,11 @@ class Run:
 
     def _save(self, done: int, work: Resumable) -> None:
         self.checkpoints.save(done, work.get_state())
-        self._event("checkpoint", iteration=done, seconds=self._seconds())
+        self._event("checkpoint", iteration=done)
 
     def _seconds(self) -> float:
         """Seconds of work in this run, those of earlier attempts up to their last checkpoint included."""
         return self._spent + time.monotonic() - self._started
-
-    def _seconds_at(self, iteration: int) -> float:
-        spent = 0.0
-        for line in (self.path / "events.jsonl").read_text().splitlines():
-            with contextlib.suppress(ValueError):  # a line cut short by a kill
-                event = json.loads(line)
-                if event["event"] == "checkpoint" and event["iteration"] == iteration:
-                    spent = event["seconds"]
-        return spent
 
     def _event(self, event: str, **details: Any) -> None:
         line = json.dumps({"time": _now(), "event": event, **details})
@@ -319,8 +333,8 @@ def groups(run: Run) -> list[str]:
 def identity(run: Run) -> dict[str, Any]:
     """`{key: value}` of all that decides the run's result: its configuration, resolved, and the hashes of its inputs.
 
-    Left out: incidental fields, the logger, the directories, and the groups that the task does not use (without the group
-    `divergence` there is no coeff either).
+    Left out: incidental fields, the logger, the directories, and the groups that the task does not use (without the
+    group `divergence` there is no coeff either).
     """
     flat: dict[str, Any] = {"seed": run.seed}
     if "divergence" in run.task.uses:
@@ -330,7 +344,7 @@ def identity(run: Run) -> dict[str, Any]:
         _flatten(getattr(run, group), group, flat)
     for name, path in run.task.inputs(run).items():
         flat[f"input {name}"] = content_hash(path)
-    return json.loads(json.dumps(flat))
+    return json.loads(json.dumps(flat, default=str))
 
 
 def fingerprint(run: Run) -> str:
@@ -373,9 +387,10 @@ def _flatten(obj: Any, path: str, flat: dict[str, Any]) -> None:
 
 
 class Signals:
-    """While entered, SIGTERM, SIGINT and SIGUSR2 are remembered in `received` instead of obeyed; a second SIGINT stops at once.
+    """While entered, SIGTERM, SIGINT and SIGUSR2 are remembered in `received`; a second SIGINT stops at once.
 
-    Only in the main thread, where alone Python can handle signals; elsewhere nothing changes. Ignored signals stay ignored.
+    Only in the main thread, where alone Python can handle signals; elsewhere nothing changes. Ignored signals stay
+    ignored.
     """
 
     def __init__(self) -> None:
@@ -401,7 +416,7 @@ class Signals:
         self.received = signal.Signals(signum)
 
     def obey(self) -> None:
-        """Do what the signal would have done: what another handler does (submitit's requeues the job), else raise `Stopped`."""
+        """Do what the signal would have done: call the handler before ours (submitit's requeue), or raise `Stopped`."""
         signum, self.received = self.received, None
         handler = self._before[signum]
         if not callable(handler) or handler is signal.default_int_handler:
@@ -411,7 +426,7 @@ class Signals:
 
 @contextlib.contextmanager
 def lock(path: Path) -> Iterator[None]:
-    """Hold the lock file while entered; `RhtoolError` if another process has it. The kernel frees it when a process dies."""
+    """Hold the lock file while entered; `RhtoolError` if another process has it. It is free when that process dies."""
     file = open(path, "a+")  # noqa: SIM115 (closed below, which frees the lock)
     try:
         try:
@@ -489,7 +504,7 @@ def _number(value: Any) -> Any:
 
 
 def _finite(value: Any) -> bool:
-    return not isinstance(value, float) or (value == value and abs(value) != float("inf"))
+    return not isinstance(value, float) or math.isfinite(value)
 
 
 def _first_line(error: BaseException) -> str:

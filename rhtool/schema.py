@@ -21,18 +21,18 @@ def choice(default: str, *others: str) -> Any:
 
 
 def incidental(default: Any) -> Any:
-    """A field that cannot change a run's result (workers, how often to save): left out of its name and its fingerprint."""
+    """A field that cannot change a run's result (workers, how often to save): no part of its name and fingerprint."""
     factory = {"default_factory": lambda: default} if isinstance(default, list | dict) else {"default": default}
     return field(metadata={"incidental": True}, **factory)
 
 
 def option_name(cls: type) -> str:
-    """`SqrtChi2` -> `sqrt_chi2`: the option, the file and the word of the papers. A class attribute `name` says otherwise."""
+    """`SqrtChi2` -> `sqrt_chi2`: the option, the file, the papers' word. A class attribute `name` says otherwise."""
     return cls.__dict__.get("name") or re.sub(r"(?<=[a-z0-9])(?=[A-Z])", "_", cls.__name__).lower()
 
 
 def check_choices(obj: Any, path: str = "") -> None:
-    """Raise `ConfigError` for a `choice` field, here or in a nested dataclass, whose value is not one of its choices."""
+    """Raise `ConfigError` for a `choice` field, here or in a nested dataclass, whose value is none of its choices."""
     for f in dataclasses.fields(obj):
         value, where = getattr(obj, f.name), f"{path}.{f.name}".lstrip(".")
         if dataclasses.is_dataclass(value):

@@ -56,11 +56,30 @@ def rhtool(tmp_path: Path) -> CommandLine:
 
 
 @pytest.fixture
-def compose(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Callable:
-    """`rhtool.config.compose` with the tests' own task, in an empty directory."""
+def here(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """An empty directory, in which the tests' own task is known."""
     monkeypatch.syspath_prepend(PLUGIN)
     monkeypatch.setenv("RHTOOL_PLUGINS", "counter")
     monkeypatch.chdir(tmp_path)
+
+
+@pytest.fixture
+def in_process(here: None, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Callable:
+    """`rhtool ...` without the cost of a process: `(exit code, stdout, stderr)`."""
+    from rhtool.cli import cli
+
+    def call(line: str) -> tuple[int, str, str]:
+        monkeypatch.setattr(sys, "argv", ["rhtool", "--config-dir", str(PLUGIN / "conf"), *line.split()])
+        with pytest.raises(SystemExit) as end:
+            cli()
+        return end.value.code or 0, *capsys.readouterr()
+
+    return call
+
+
+@pytest.fixture
+def compose(here: None) -> Callable:
+    """`rhtool.config.compose` with the tests' own task, in an empty directory."""
     from rhtool.config import compose_all
 
     return lambda *overrides: compose_all(overrides, config_dir=str(PLUGIN / "conf"))[0]

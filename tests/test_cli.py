@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import json
 import os
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -19,32 +21,31 @@ def below(directory: Path) -> list[str]:
 
 
 @pytest.mark.parametrize("where", ["first", "middle", "last"])
-def test_a_sweep_takes_its_flag_anywhere(rhtool: CommandLine, where: str) -> None:
+def test_a_sweep_takes_its_flag_anywhere(in_process: Callable, where: str) -> None:
     words = ["task=counter", "env=tomato", "divergence=sqrt_chi2", "coeff=0.05,0.1", "seed=0,1", "task.iterations=2"]
     words.insert({"first": 0, "middle": 3, "last": len(words)}[where], "-m")
-    done = rhtool(" ".join(words))
-    assert done.returncode == 0, done.stderr
+    code, _, said = in_process(" ".join(words))
+    assert code == 0, said
     for coeff in ("0.05", "0.1"):
         for seed in (0, 1):
-            result = rhtool.result(f"{RUNS}/sqrt_chi2-coeff={coeff}-task.iterations=2/seed={seed}")
-            assert (result["status"], result["coeff"], result["seed"]) == ("done", float(coeff), seed)
-    again = rhtool(" ".join(words))
-    assert again.stderr.count("done, skipped") == 4 and again.returncode == 0
+            result = Path(f"{RUNS}/sqrt_chi2-coeff={coeff}-task.iterations=2/seed={seed}/result.json").read_text()
+            assert {"status": "done", "coeff": float(coeff), "seed": seed}.items() <= json.loads(result).items()
+    code, _, said = in_process(" ".join(words))
+    assert said.count("done, skipped") == 4 and code == 0
 
 
 @pytest.mark.parametrize(
-    "line", ["--cfg job task=counter coeff=0.3", "task=counter --cfg job coeff=0.3", "coeff=0.3 task=counter -c job"]
+    "line", ["--cfg job task=counter seed=3", "task=counter --cfg job seed=3", "seed=3 task=counter -c job"]
 )
-def test_cfg_prints_what_would_run_and_does_nothing(rhtool: CommandLine, line: str) -> None:
-    done = rhtool(line)
-    assert done.returncode == 0 and "coeff: 0.3" in done.stdout and "iterations: 20" in done.stdout
-    assert below(rhtool.cwd) == []
+def test_cfg_prints_what_would_run_and_does_nothing(in_process: Callable, line: str) -> None:
+    code, text, _ = in_process(line)
+    assert code == 0 and "seed: 3" in text and "iterations: 20" in text
+    assert below(Path.cwd()) == []
 
 
-def test_flags_keep_their_values(rhtool: CommandLine) -> None:
-    done = rhtool("task=counter --cfg job --package task --resolve task.lr=0.5")
-    assert done.returncode == 0, done.stderr
-    assert "# @package task" in done.stdout and "lr: 0.5" in done.stdout and "coeff" not in done.stdout
+def test_flags_keep_their_values(in_process: Callable) -> None:
+    code, text, _ = in_process("task=counter --cfg job --package task --resolve task.lr=0.5")
+    assert code == 0 and "# @package task" in text and "lr: 0.5" in text and "coeff" not in text
 
 
 @pytest.mark.parametrize(
@@ -71,14 +72,19 @@ def test_flags_keep_their_values(rhtool: CommandLine) -> None:
         ("--experimental-rerun x.pickle", "the command line", "--help"),
     ],
 )
-def test_a_mistake_costs_three_lines_and_leaves_nothing(rhtool: CommandLine, line: str, where: str, mend: str) -> None:
-    done = rhtool(f"task=counter {line}")
-    assert done.returncode == 2
-    lines = done.stderr.splitlines()
-    assert len(lines) <= 3 and "Traceback" not in done.stderr
+def test_a_mistake_costs_three_lines_and_leaves_nothing(in_process: Callable, line: str, where: str, mend: str) -> None:
+    code, _, said = in_process(f"task=counter {line}")
+    lines = said.splitlines()
+    assert code == 2 and len(lines) <= 3 and "Traceback" not in said
     assert any(text.startswith(f"  where: {where}") for text in lines) or not where
     assert mend in lines[-1] and lines[-1].startswith("  mend:")
-    assert below(rhtool.cwd) == []
+    assert below(Path.cwd()) == []
+
+
+def test_a_mistake_ends_the_process_with_two(rhtool: CommandLine) -> None:
+    done = rhtool("task=counter coeff=0,abc -m")
+    assert (done.returncode, done.stdout, below(rhtool.cwd)) == (2, "", [])
+    assert done.stderr.splitlines()[1:] == ["  where: coeff", "  mend:  it takes a value of type float"]
 
 
 def test_developers_can_have_the_traceback(rhtool: CommandLine) -> None:
@@ -86,8 +92,8 @@ def test_developers_can_have_the_traceback(rhtool: CommandLine) -> None:
     assert done.returncode == 2 and "Traceback" in done.stderr and "MissingConfigException" in done.stderr
 
 
-def test_help_teaches(rhtool: CommandLine) -> None:
-    text = rhtool("--help").stdout
+def test_help_teaches(in_process: Callable, rhtool: CommandLine) -> None:
+    _, text, _ = in_process("--help")
     for said in (
         "proxy",
         "env=",
@@ -104,8 +110,8 @@ def test_help_teaches(rhtool: CommandLine) -> None:
     assert "hydra" in rhtool("--hydra-help").stdout.lower()
 
 
-def test_help_of_a_task_lists_fields_with_type_value_and_meaning(rhtool: CommandLine) -> None:
-    text = rhtool("task=counter --help env=tomato").stdout
+def test_help_of_a_task_lists_fields_with_type_value_and_meaning(in_process: Callable) -> None:
+    _, text, _ = in_process("task=counter --help env=tomato")
     for said in ("task.iterations  int = 20", "steps of the walk", "task.mode  fast|slow = 'fast'"):  # 20: the YAML's
         assert said in text
     for said in (
@@ -129,10 +135,23 @@ def test_tab_completes_options_and_fields(rhtool: CommandLine) -> None:
     assert "env.reward_std=" in completed("env.reward_s")
 
 
-def test_an_equals_sign_in_a_path_needs_no_quotes(rhtool: CommandLine) -> None:
-    done = rhtool("task=counter task.iterations=1 dir=mine/seed=3")
-    assert done.returncode == 0, done.stderr
-    assert rhtool.result("mine/seed=3")["status"] == "done"
+def test_an_experiment_is_a_table_of_runs(in_process: Callable) -> None:
+    code, _, said = in_process("-m experiment=table")
+    assert code == 0 and said.count("done  ") == 4
+    code, _, said = in_process("-m experiment=table seed=0,1,2 task.lr=0.001 task.iterations=2")
+    assert code == 0 and said.count("done, skipped") == 4 and said.count("done  table/") == 2
+    directories = {str(path.parent) for path in Path("outputs").rglob("result.json")}
+    assert directories == {
+        f"outputs/table/tomato/sqrt_chi2-coeff={coeff}/seed={seed}" for coeff in ("0", "0.5") for seed in (0, 1, 2)
+    }
+
+
+def test_an_equals_sign_in_a_path_needs_no_quotes(in_process: Callable) -> None:
+    assert in_process("task=counter task.iterations=1 dir=mine/seed=3")[0] == 0
+    assert Path("mine/seed=3/result.json").exists()
+    assert in_process("task=counter task.needs=mine/seed=3,mine/seed=4 -m task.iterations=1")[0] == 1
+    reasons = sorted(json.loads(path.read_text())["reason"] or "" for path in Path("outputs").rglob("result.json"))
+    assert reasons == ["", "RhtoolError: there is no mine/seed=4"]
 
 
 def test_a_failure_does_not_stop_a_sweep_and_is_named(rhtool: CommandLine) -> None:
@@ -145,12 +164,12 @@ def test_a_failure_does_not_stop_a_sweep_and_is_named(rhtool: CommandLine) -> No
     assert rhtool.result(f"{RUNS}/none-coeff=0-task.fail_at=50/seed=0")["status"] == "done"
 
 
-def test_what_is_missing_is_a_failure_of_its_run(rhtool: CommandLine) -> None:
-    done = rhtool("task=counter -m task.needs=here,nowhere")
-    assert done.returncode == 1 and "2 of 2 runs failed" in done.stderr and "there is no nowhere" in done.stderr
-    (rhtool.cwd / "here").write_text("content")
-    done = rhtool("task=counter -m task.needs=here,nowhere")
-    assert done.returncode == 1 and "1 of 2 runs failed" in done.stderr
+def test_what_is_missing_is_a_failure_of_its_run(in_process: Callable) -> None:
+    code, _, said = in_process("task=counter -m task.needs=here,nowhere")
+    assert code == 1 and "2 of 2 runs failed" in said and "there is no nowhere" in said
+    Path("here").write_text("content")
+    code, _, said = in_process("task=counter -m task.needs=here,nowhere")
+    assert code == 1 and "1 of 2 runs failed" in said
 
 
 def test_a_single_failure_ends_with_one(rhtool: CommandLine) -> None:
@@ -160,10 +179,10 @@ def test_a_single_failure_ends_with_one(rhtool: CommandLine) -> None:
     assert bug.returncode == 1 and "Traceback" in bug.stderr and "the walk hit a wall" in bug.stderr
 
 
-def test_ls_names_every_option(rhtool: CommandLine) -> None:
+def test_ls_names_every_option(in_process: Callable) -> None:
     from rhtool.config import CONF, GROUPS
 
-    text = rhtool("task=ls").stdout
+    _, text, _ = in_process("task=ls")
     for file in (file for group in GROUPS for file in (CONF / group).glob("*.yaml")):
         assert file.stem in text
     assert "Under a minute" in text  # of an option that is only a YAML, the YAML's comment

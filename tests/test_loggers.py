@@ -59,7 +59,7 @@ def test_wandb_needs_no_network_and_goes_on_with_the_same_run(
     monkeypatch.setenv("COUNTER_MENDED", "1")
     compose("task=counter", "logger=wandb", "task.fail_at=15").execute()
     offline = [p.name for p in (run.path / "wandb").glob("offline-run-*")]
-    assert offline and len({name.rpartition("-")[2] for name in offline}) == 1  # one identity, for `wandb sync`
+    assert offline and len({name.split("-")[3] for name in offline}) == 1  # one identity, for `wandb sync`
     files = list((run.path / "wandb").glob("offline-run-*/run-*.wandb"))
     assert files and any(b"late/key" in file.read_bytes() for file in files)
 

@@ -181,6 +181,36 @@ def test_a_failed_run_says_why_and_is_taken_up_again(compose: Callable, monkeypa
     assert rows("there") == rows("whole")
 
 
+def test_a_run_that_failed_after_its_loop_ends_as_it_would_have(compose: Callable) -> None:
+    class Evaluates(counter.Counter):
+        broken = True
+
+        def run(self, run: Run) -> dict[str, float]:
+            metrics = super().run(run)
+            if Evaluates.broken:
+                raise ValueError("the evaluation broke")
+            return metrics
+
+    def run(directory: str) -> Run:
+        return Run(task=Evaluates(iterations=5), dir=directory)
+
+    with pytest.raises(ValueError, match="evaluation"):
+        run("there").execute()
+    Evaluates.broken = False
+    again, whole = run("there").execute(), run("whole").execute()
+    assert timeless(again) == timeless(whole) and again["steps"] == 5
+    with open("there/metrics.csv", newline="") as file:
+        assert again["seconds"] > float(list(csv.DictReader(file))[-1]["time/seconds"])
+    assert rows("there") == rows("whole") and events("there").count("resume") == 1
+
+
+def test_a_directory_that_cannot_be_made_is_said(compose: Callable) -> None:
+    Path("outputs").write_text("a file")
+    with pytest.raises(RhtoolError, match="cannot be made") as raised:
+        compose("task=counter").execute()
+    assert raised.value.where == RUN and "outputs=" in raised.value.mend
+
+
 def test_failing_restores_signals_and_logging(compose: Callable) -> None:
     import logging
 

@@ -14,8 +14,8 @@ class Task:
     """What to do with a run."""
 
     uses: ClassVar[tuple[str, ...]] = ("env", "divergence")
-    """the groups it works with, in the order in which they name the run's directory: others, and without `divergence` the
-    coeff, are no part of the run's identity. Empty for a tool, which has no directory, no resume and no result.json"""
+    """the groups it works with, in the order in which they name the run's directory: others, and without `divergence`
+    the coeff, are no part of the run's identity. Empty for a tool, which has no directory, no resume, no result.json"""
     extra: ClassVar[str] = ""
     """the extra of pyproject.toml that it needs, for `task=ls`"""
 
@@ -23,7 +23,7 @@ class Task:
         """Raise `RhtoolError` if something the task needs is missing, before anything expensive is done."""
 
     def inputs(self, run: Run) -> dict[str, str]:
-        """`{name: path}` of the files and directories whose content decides the result: their hashes enter the fingerprint.
+        """`{name: path}` of files and directories whose content decides the result: their hashes enter the fingerprint.
 
         Of a run's directory it is the newest checkpoint that counts.
         """

@@ -1,0 +1,48 @@
+# `make` lists the targets. VENV=/path uses a virtual environment of yours, which `make install` alone changes.
+
+PYTHON3 ?= $(shell command -v python3.11 || command -v python3)
+ifeq ($(origin VENV), undefined)
+VENV := .venv
+INSTALLED := $(VENV)/.installed
+endif
+PYTHON := $(VENV)/bin/python
+export PATH := $(abspath $(VENV))/bin:$(PATH)
+
+.DEFAULT_GOAL := help
+.PHONY: help install test lint demo smoke bench clean
+
+help: ## this list
+	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+install: $(VENV)/.installed ## make .venv if there is none, and install rhtool with the extras rl, dev and track in it
+
+# Debian's python3 may come without ensurepip: then its own pip installs the venv's.
+$(PYTHON):
+	$(PYTHON3) -m venv $(VENV) || { $(PYTHON3) -m venv --clear --without-pip $(VENV) && \
+		$(PYTHON3) -m pip --python $(PYTHON) install pip; }
+
+$(VENV)/.installed: pyproject.toml constraints.txt | $(PYTHON)
+	$(PYTHON) -m pip install -c constraints.txt torch==2.13.0
+	$(PYTHON) -m pip install -c constraints.txt -e '.[rl,dev,track]'
+	@touch $@
+
+test: $(INSTALLED) ## the tests
+	OMP_NUM_THREADS=1 $(PYTHON) -m pytest -n 2
+
+lint: $(INSTALLED) ## the style of the source
+	$(PYTHON) -m ruff check .
+	$(PYTHON) -m ruff format --check .
+
+demo: $(INSTALLED) ## a policy that hacks its reward, and one that is kept from it, in a few minutes
+	bash scripts/demo.sh
+
+smoke: $(INSTALLED) ## one tiny run of each kind
+	$(PYTHON) -m rhtool task=doctor
+	$(PYTHON) -m rhtool task=orpo env=tomato divergence=sqrt_chi2 scale=smoke -m coeff=0,0.1
+
+bench: $(INSTALLED) ## every speed that the documentation states
+	@set -e; for file in benchmarks/*.py; do echo "== $$file"; OMP_NUM_THREADS=1 $(PYTHON) $$file; done
+
+clean: ## remove what building and testing left; outputs/ and .venv stay
+	rm -rf build dist *.egg-info .pytest_cache .ruff_cache .hypothesis
+	find rhtool tests -name __pycache__ -type d -exec rm -rf {} +
