@@ -1,4 +1,4 @@
-"""`task=evaluate`: what a policy is worth: proxy and true return, correlation, divergences from the base policy; its rollouts as parquet."""
+"""`task=evaluate`: what a policy is worth: returns, correlation, divergences from the base policy; its rollouts as parquet."""
 
 from __future__ import annotations
 
