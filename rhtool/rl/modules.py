@@ -17,8 +17,8 @@ class PolicyModule(TorchRLModule, ValueFunctionAPI):
     """Fully connected tanh networks for the action distribution and the value.
 
     `model_config`: `hidden` (units per layer), `share_value` (the value is a linear layer on the policy's last hidden layer, else a
-    tower of its own). Initialisation: normalised columns, 1.0 for hidden layers, 0.01 for the outputs, biases zero (RLlib's normc, which the
-    paper's policies start from). Observations (B, D) float32.
+    tower of its own). Initialisation: normalised columns, 1.0 for hidden layers, 0.01 for the outputs, biases zero (RLlib's normc,
+    which the paper's policies start from). Observations (B, D) float32.
     """
 
     def setup(self) -> None:
