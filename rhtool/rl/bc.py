@@ -82,7 +82,7 @@ class Bc:
     def get_state(self) -> dict[str, Any]:
         """Everything the next pass depends on."""
         return {
-            "policy": {"spec": self.policy.spec(), "weights": self.policy.weights},
+            "policy": {"spec": self.policy.spec(), "weights": self.updater.weights("policy")},
             "learner": self.updater.get_state(),
             "steps": self.steps,
         }

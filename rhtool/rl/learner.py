@@ -228,7 +228,7 @@ class Updater:
 
 def _adam_state(optimizer: torch.optim.Adam) -> dict[str, Any]:
     moments = optimizer.state_dict()["state"]
-    return {str(i): {key: torch.as_tensor(value).cpu() for key, value in m.items()} for i, m in moments.items()}
+    return {str(i): {key: torch.as_tensor(value).cpu().clone() for key, value in m.items()} for i, m in moments.items()}
 
 
 def _set_adam_state(optimizer: torch.optim.Adam, state: dict[str, Any]) -> None:

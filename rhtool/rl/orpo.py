@@ -240,7 +240,7 @@ class Orpo:
     def get_state(self) -> dict[str, Any]:
         """Everything the next iteration depends on."""
         return {
-            "policy": {"spec": self.policy.spec(), "weights": self.policy.weights},
+            "policy": {"spec": self.policy.spec(), "weights": self.updater.weights("policy")},
             "learner": self.updater.get_state(),
             "samplers": {"current": self.sampler.get_state()}
             | {f"base_{i}": s.get_state() for i, s in enumerate(self.base_samplers)},

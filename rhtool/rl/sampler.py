@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
+import os
 from itertools import pairwise
 from typing import Any
 
-import torch
 from ray.rllib.algorithms.algorithm_config import AlgorithmConfig
 from torch import Tensor
 
@@ -79,15 +79,14 @@ class Sampler:
 
 
 def start_ray() -> None:
-    """Start a private Ray on this machine, unless there is one: localhost only, no dashboard, one torch thread per actor."""
+    """Start a private Ray on this machine, unless there is one: listening on localhost only, no dashboard."""
     import ray
+    from ray._private import ray_constants
 
     if not ray.is_initialized():
-        ray.init(
-            include_dashboard=False,
-            log_to_driver=False,
-            logging_level="ERROR",
-            _node_ip_address="127.0.0.1",
-            runtime_env={"env_vars": {"OMP_NUM_THREADS": "1"}},
-            num_cpus=max(torch.get_num_threads(), 8),
-        )
+        # Ray's way of saying "this machine alone", meant for the firewalls of other systems: all its servers bind to 127.0.0.1.
+        ray_constants.ENABLE_RAY_CLUSTER = False
+        cpus = max(
+            os.cpu_count() or 1, 16
+        )  # actors wait for each other within an iteration, so a core may hold several
+        ray.init(include_dashboard=False, log_to_driver=False, logging_level="ERROR", num_cpus=cpus)

@@ -16,6 +16,8 @@ from rhtool.tasks.orpo import require_rl
 class Bc(Task):
     """Behaviour cloning, for base policies: from the environment's controller, a policy, or rollouts of task=evaluate."""
 
+    extra: ClassVar[str] = "rl"
+
     uses: ClassVar[tuple[str, ...]] = ("env",)
 
     demonstrator: str = ""

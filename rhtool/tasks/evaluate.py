@@ -15,6 +15,8 @@ from rhtool.tasks.orpo import check_policies, require_rl
 class Evaluate(Task):
     """Proxy and true return of a policy, their correlation, its divergences from the base policy; saves the rollouts."""
 
+    extra: ClassVar[str] = "rl"
+
     uses: ClassVar[tuple[str, ...]] = ("env",)
 
     policy: str = ""

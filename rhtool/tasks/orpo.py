@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from importlib.util import find_spec
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, ClassVar
 
 from rhtool.divergences import KL, NoDivergence
 from rhtool.errors import ConfigError, MissingExtra, RhtoolError
@@ -20,6 +20,8 @@ if TYPE_CHECKING:
 @dataclass
 class Orpo(Task):
     """PPO on the proxy (or true) reward, charged for its divergence from a base policy: ORPO, and plain PPO with divergence=none."""
+
+    extra: ClassVar[str] = "rl"
 
     iterations: int = 200
     """iterations of sample, discriminate, update"""

@@ -1,5 +1,7 @@
 """Sampling against stepping the env by hand, and its state against going on."""
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
@@ -82,19 +84,29 @@ def test_the_likeliest_action_without_exploration(env, policy):
     assert torch.equal(rollout.actions, rollout.dist_inputs.argmax(-1))
 
 
+def listening():
+    """Addresses (hexadecimal) and ports on which anything on this machine listens for TCP."""
+    tables = [Path("/proc/net", name).read_text().splitlines()[1:] for name in ("tcp", "tcp6")]
+    return {tuple(row.split()[1].split(":")) for table in tables for row in table if row.split()[3] == "0A"}
+
+
+LOOPBACK = ("0100007F", "0000000000000000FFFF00000100007F", "00000000000000000000000001000000")
+
+
 @pytest.mark.slow
 @pytest.mark.distributed
-def test_ray_workers_sample_the_same_lanes_of_the_env(env, policy):
+def test_ray_workers_sample_and_are_restored_and_listen_on_localhost_only(env, policy):
     import ray
 
+    before = listening()
     sampler = Sampler(env, policy, lanes=5, seed=3, workers=2)
     try:
         first = sampler.sample(20)
+        assert {address for address, _ in listening() - before} <= set(LOOPBACK)
         state = sampler.get_state()
         expected = sampler.sample(20)
         assert first.obs.shape == (20, 5, policy.observation_space.shape[0])
         assert len(first.final_obs) == int(first.truncated.sum()) > 0
-        # Row k of final_obs belongs to the k-th truncation: its agent stands where no reset has put it.
         sampler.set_state(state)
         same(sampler.sample(20), expected)
     finally:
