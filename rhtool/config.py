@@ -10,13 +10,13 @@ from __future__ import annotations
 import contextlib
 import copy
 import dataclasses
+import functools
 import hashlib
 import importlib
 import importlib.util
 import os
 import re
 from collections.abc import Iterator, Sequence
-from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -218,9 +218,8 @@ def _tuned(run: Run, cfg: DictConfig, hydra: Any) -> dict[str, Any]:
         first, *rest = key.split(".")
         if first in ignored or fields[first].metadata.get("incidental") or _is_incidental(getattr(run, first), rest):
             continue
-        value = OmegaConf.select(cfg, key)
-        if value != OmegaConf.select(_reference((*chosen.values(), *searchpath)), key):
-            tuned[key] = OmegaConf.to_object(value) if OmegaConf.is_config(value) else value
+        if OmegaConf.select(cfg, key) != OmegaConf.select(_reference((*chosen.values(), *searchpath)), key):
+            tuned[key] = functools.reduce(getattr, key.split("."), run)
     return tuned
 
 
@@ -233,13 +232,13 @@ def _is_incidental(obj: Any, path: list[str]) -> bool:
     return False
 
 
-@cache
+@functools.cache
 def _reference(groups: tuple[str, ...]) -> DictConfig:
     """What these choices of groups compose, nothing else being overridden."""
     return GlobalHydra.instance().config_loader().load_configuration("config", list(groups), RunMode.RUN)
 
 
-@cache
+@functools.cache
 def _default_options() -> dict[str, str]:
     defaults = OmegaConf.load(CONF / "config.yaml").defaults
     return {key: option for entry in defaults if isinstance(entry, DictConfig) for key, option in entry.items()}

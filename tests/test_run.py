@@ -309,7 +309,7 @@ def test_a_run_goes_on_from_the_checkpoint_before_a_damaged_one(rhtool: CommandL
 
 
 def test_a_second_process_is_refused_and_a_dead_one_is_not_waited_for(rhtool: CommandLine) -> None:
-    process = rhtool.start("task=counter task.step_seconds=0.05")
+    process = rhtool.start("task=counter task.step_seconds=2")
     wait_for_rows(rhtool.cwd / RUN, 1)
     second = rhtool("task=counter")
     assert second.returncode == 1 and f"pid {process.pid}" in second.stderr and "under way" in second.stderr

@@ -32,7 +32,6 @@ COLUMNS = [*CELL, "seed", "task", "experiment", "status", "reason", "steps", "it
 STATUSES = ("done", "running", "interrupted", "failed", "missing", "damaged")
 
 _CELL_NAME = re.compile(r"(?P<divergence>\w+)-coeff=(?P<coeff>-?[\d.]+(?:e[+-]?\d+)?)(?:-(?P<tuned>.+))?")
-_YAML = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 
 
 class Damaged(Exception):
@@ -186,7 +185,7 @@ def _take_config(identity: dict[str, Any], path: Path) -> None:
     """Let config.yaml say what the names may have rounded or left out. Its first line is `# task=… env=… scale=…`."""
     try:
         text = (path / "config.yaml").read_text()
-        config = yaml.load(text, _YAML)
+        config = yaml.safe_load(text)
     except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
         raise Damaged(f"config.yaml: {str(error).splitlines()[0]}") from error
     if not isinstance(config, dict) or not {"seed", "coeff"} <= config.keys():

@@ -14,6 +14,7 @@ from typing import Any
 
 from ray.rllib.algorithms.algorithm import Algorithm
 from ray.rllib.algorithms.algorithm_config import AlgorithmConfig
+from ray.tune import Trainable
 
 from rhtool.checkpoints import Checkpoints
 from rhtool.config import compose
@@ -51,13 +52,19 @@ class OrpoAlgorithm(Algorithm):
         """Compose the run, load its base policies, make the loop."""
         run = compose("task=orpo", *config.overrides, f"coeff={config.coeff}", f"seed={config.seed or 0}")
         run.task.check(run)
-        bases = [Policy.load(path) for path in run.task.base_paths(run)] if run.task.needs_base(run) else []
+        bases = (
+            [Policy.load_for(run.env, path) for path in run.task.base_paths(run)] if run.task.needs_base(run) else []
+        )
         self.loop = Orpo(run, bases)
 
     def step(self) -> dict[str, Any]:
         """One iteration."""
         metrics = self.loop.iteration()
         return {**metrics, "num_env_steps_sampled_lifetime": self.loop.total_steps}
+
+    def log_result(self, result: dict[str, Any]) -> None:
+        """Tune's loggers, without RLlib's callbacks, which speak of groups that are not there."""
+        Trainable.log_result(self, result)
 
     def save_checkpoint(self, checkpoint_dir: str) -> None:
         """Write the loop's state."""

@@ -13,7 +13,7 @@ from torch import Tensor
 from rhtool.envs.base import Env
 from rhtool.errors import RhtoolError
 from rhtool.rl.evaluation import rollout
-from rhtool.rl.policy import Policy
+from rhtool.rl.policy import Policy, spaces_of
 
 
 def collect(
@@ -28,8 +28,7 @@ def collect(
     Raises:
         RhtoolError: if there is nothing to clone, or `labels` asks for a controller that the env lacks.
     """
-    probe = env.make_vec(1)
-    spaces = (probe.single_observation_space, probe.single_action_space)
+    spaces, probe = spaces_of(env), env.make_vec(1)
     obs, _ = probe.reset(seed=0)
     has_controller = probe.base_action(obs) is not None
     probe.close()
@@ -39,7 +38,7 @@ def collect(
         return spaces, _read(Path(demonstrator))
     path = demonstrator or ("" if has_controller else env.base_policy_path())
     if path:
-        steps, mask = rollout(env, Policy.load(path), episodes, seed)
+        steps, mask = rollout(env, Policy.load_for(env, path), episodes, seed)
         t, lane = mask.nonzero(as_tuple=True)
         return spaces, {"obs": steps.obs[t, lane], "actions": steps.actions[t, lane], "episode": lane}
     return spaces, _controlled(env, episodes, seed)

@@ -1,7 +1,7 @@
 """The *update* port: RLlib's `LearnerGroup` around one `Learner` in this process, or around several remote ones with DDP.
 
-`OrpoLearner` keeps RLlib's modules, optimisers and distribution, and replaces its minibatch loop, which builds Python objects per minibatch,
-by slices of shuffled columns.
+`OrpoLearner` keeps RLlib's modules, optimisers and distribution, and replaces its minibatch loop, which builds Python objects per
+minibatch, by slices of shuffled columns.
 """
 
 from __future__ import annotations

@@ -16,9 +16,9 @@ from rhtool.rl.distributions import action_distribution
 class PolicyModule(TorchRLModule, ValueFunctionAPI):
     """Fully connected tanh networks for the action distribution and the value.
 
-    `model_config`: `hidden` (units per layer), `share_value` (the value is a linear layer on the policy's last hidden layer, else a tower of
-    its own). Initialisation: normalised columns, 1.0 for hidden layers, 0.01 for the outputs, biases zero (RLlib's normc, which the
-    paper's policies start from). Observations (B, D) float32.
+    `model_config`: `hidden` (units per layer), `share_value` (the value is a linear layer on the policy's last hidden layer, else a
+    tower of its own). Initialisation: normalised columns, 1.0 for hidden layers, 0.01 for the outputs, biases zero (RLlib's normc,
+    which the paper's policies start from). Observations (B, D) float32.
     """
 
     def setup(self) -> None:
@@ -57,7 +57,8 @@ class PolicyModule(TorchRLModule, ValueFunctionAPI):
 class DiscriminatorModule(TorchRLModule):
     """Scores d(s, a) that tend to log(mu_pi / mu_base): a LeakyReLU network over the features of a transition.
 
-    `model_config`: `inputs` (features of a transition), `hidden` (units per layer; the paper's are 256, 256). Batch: `inputs` (N, F) float32.
+    `model_config`: `inputs` (features of a transition), `hidden` (units per layer; the paper's are 256, 256).
+    Batch: `inputs` (N, F) float32.
     """
 
     def setup(self) -> None:

@@ -18,7 +18,7 @@ from rhtool.errors import ConfigError
 from rhtool.hacking import correlation
 from rhtool.rl.discriminator import Features, Scores, pairs
 from rhtool.rl.learner import OrpoConfig, Updater
-from rhtool.rl.policy import Policy
+from rhtool.rl.policy import Policy, spaces_of
 from rhtool.rl.ppo import Loss, advantages
 from rhtool.rl.runner import Rollout
 from rhtool.rl.sampler import Sampler
@@ -42,9 +42,7 @@ class Orpo:
             raise ConfigError(f"{base_lanes} lanes for {len(bases)} base policies", "task.lanes", "raise task.lanes")
 
         torch.manual_seed(run.seed)
-        probe = env.make_vec(1)
-        spaces = (probe.single_observation_space, probe.single_action_space)
-        probe.close()
+        spaces = spaces_of(env)
         network = {"hidden": list(task.hidden), "share_value": task.share_value}
         if task.init_from_base:
             network = bases[0].config

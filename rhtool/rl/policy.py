@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from rhtool.checkpoints import read
+from rhtool.envs.base import Env
 from rhtool.errors import RhtoolError
 from rhtool.rl.modules import PolicyModule
 
@@ -85,6 +86,24 @@ class Policy:
         safetensors.torch.save_file(weights, directory / "policy.safetensors")
         (directory / "policy.json").write_text(json.dumps({"schema": 1, **self.spec(), **facts}, indent=1) + "\n")
 
+    def fits(self, spaces: tuple[gym.Space, gym.Space]) -> bool:
+        """Whether it takes an env's observations and gives its actions."""
+        return (self.observation_space, self.action_space) == spaces
+
+    @classmethod
+    def load_for(cls, env: Env, path: str | Path) -> Policy:
+        """`load`, and `RhtoolError` if the policy is of an env with other spaces (another board, another patient)."""
+        policy, spaces = cls.load(path), spaces_of(env)
+        if not policy.fits(spaces):
+            raise RhtoolError(
+                f"the policy is for observations {policy.observation_space.shape} and actions {policy.action_space},"
+                f" this environment has {spaces[0].shape} and {spaces[1]}",
+                str(path),
+                "train one here: rhtool task=orpo divergence=none env.reward_fun=true dir=outputs/base with the same env.…"
+                " options, then env.base_policy=outputs/base",
+            )
+        return policy
+
     @classmethod
     def load(cls, path: str | Path) -> Policy:
         """A policy from a run's directory (finished, or its last checkpoint) or from a directory that `save` wrote.
@@ -104,6 +123,14 @@ class Policy:
         policy = cls.from_spec(state["spec"])
         policy.weights = state["weights"]
         return policy
+
+
+def spaces_of(env: Env) -> tuple[gym.Space, gym.Space]:
+    """Observation and action space of one copy of an env."""
+    probe = env.make_vec(1)
+    spaces = (probe.single_observation_space, probe.single_action_space)
+    probe.close()
+    return spaces
 
 
 def _space_to_json(space: gym.Space) -> dict[str, Any]:

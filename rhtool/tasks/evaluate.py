@@ -1,4 +1,4 @@
-"""`task=evaluate`: what a policy is worth: proxy and true return, correlation, divergences from the base policy; its rollouts as parquet."""
+"""`task=evaluate`: what a policy is worth: returns, correlation, divergences from the base policy; its rollouts as parquet."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ class Evaluate(Task):
         from rhtool.rl.policy import Policy
 
         torch.set_num_threads(self.threads)
-        policy, base = (Policy.load(path) for path in self.paths(run))
+        policy, base = (Policy.load_for(run.env, path) for path in self.paths(run))
         target = run.path / "rollouts.parquet" if self.rollouts else None
         return evaluation.evaluate(
             run.env, policy, base, self.episodes, run.seed, explore=self.explore, over=self.over, parquet=target

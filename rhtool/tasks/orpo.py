@@ -110,6 +110,14 @@ class Orpo(Task):
         """Whether the run can't do without a base policy."""
         return not isinstance(run.divergence, NoDivergence) or self.init_from_base or bool(self.base_policies)
 
+    def reference(self, run: Run) -> Policy | None:
+        """The environment's base policy for comparison, where it has one that fits it."""
+        from rhtool.rl.policy import Policy, spaces_of
+
+        path = Path(run.env.base_policy_path())
+        policy = Policy.load(path) if path.exists() else None
+        return policy if policy and policy.fits(spaces_of(run.env)) else None
+
     def check(self, run: Run) -> None:
         """Base policies there? Options that go together?"""
         require_rl()
@@ -145,7 +153,7 @@ class Orpo(Task):
 
         torch.set_num_threads(self.threads)
         paths = self.base_paths(run)
-        bases = [Policy.load(path) for path in paths] if self.needs_base(run) else []
+        bases = [Policy.load_for(run.env, path) for path in paths] if self.needs_base(run) else []
         work = Algorithm(run, bases)
         try:
             for _ in run.loop(work, self.iterations):
@@ -153,7 +161,7 @@ class Orpo(Task):
         finally:
             work.close()
         work.policy.save(run.path / "policy")
-        base = bases[0] if bases else try_load(paths[0])
+        base = bases[0] if bases else self.reference(run)
         return {
             "steps": work.steps,
             **evaluation.evaluate(run.env, work.policy, base, self.episodes, run.seed, self.exact),
@@ -178,10 +186,3 @@ def check_policies(paths: list[str], run: Run) -> None:
                 "env.base_policy",
                 f"rhtool task=bc env={name}, then env.base_policy=outputs/bc/{name}/default/seed=0",
             )
-
-
-def try_load(path: str) -> Policy | None:
-    """The policy at `path`, or None where there is none."""
-    from rhtool.rl.policy import Policy
-
-    return Policy.load(path) if path and Path(path).exists() else None
