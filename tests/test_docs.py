@@ -1,0 +1,215 @@
+"""The documentation is true: its commands compose, its links lead somewhere, its examples run, its glossary is whole."""
+
+from __future__ import annotations
+
+import contextlib
+import csv
+import json
+import os
+import re
+import shlex
+import sys
+from pathlib import Path
+
+import pytest
+
+from rhtool.cli import parse
+from rhtool.config import CONF, compose, compose_all, quoted
+from tests.conftest import ROOT
+
+PAGES = [ROOT / "README.md", ROOT / "outputs" / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
+FENCE = re.compile(r"^```(\w*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
+FEWEST_COMMANDS = 40
+
+
+def blocks(page: Path, language: str) -> list[str]:
+    return [text for found, text in FENCE.findall(page.read_text()) if found == language]
+
+
+def commands() -> list[tuple[str, str]]:
+    """`(command, page)`, once each, of every line of a block without a language, and of every span of code, that is a call of rhtool."""
+    found = []
+    for page in PAGES:
+        name = page.relative_to(ROOT).as_posix()
+        lines = [line for block in blocks(page, "") for line in block.splitlines()]
+        spans = re.findall(r"`([^`\n]+)`", FENCE.sub("", page.read_text()))
+        found += [(name, text) for text in [*lines, *spans] if re.match(r"(RHTOOL_\w+=\S+ )*rhtool( |$)", text)]
+    return sorted({command: page for page, command in found[::-1]}.items(), key=lambda item: (item[1], item[0]))
+
+
+def id_of(command: tuple[str, str]) -> str:
+    return command[0][:100]
+
+
+def written_files(page: str) -> dict[str, str]:
+    """`{file name: content}` of the examples of a page: a block after a line that ends with the name, as in "`walk.py`:"."""
+    text = (ROOT / page).read_text()
+    return {name: body for name, body in re.findall(r"`([\w/.]+)`:\n\n```\w+\n(.*?)^```$", text, re.M | re.S)}
+
+
+@pytest.fixture
+def examples(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """An empty directory, in it the files that the pages tell the reader to write."""
+    for page in ("docs/environments.md", "docs/divergences.md"):
+        for name, body in written_files(page).items():
+            (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+            (tmp_path / name).write_text(body)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(tmp_path)
+    yield tmp_path
+    for module in ("walk", "hellinger"):
+        sys.modules.pop(module, None)
+
+
+def test_there_are_commands_to_check():
+    assert len(commands()) >= FEWEST_COMMANDS
+    assert {page for _, page in commands()} >= {"README.md", "docs/sweeps.md", "docs/tasks/orpo.md"}
+
+
+@pytest.mark.parametrize("command", commands(), ids=id_of)
+def test_every_command_composes(command, examples, monkeypatch):
+    words = shlex.split(command[0])
+    while "=" in words[0]:
+        monkeypatch.setenv(*words.pop(0).split("=", 1))
+    args = parse(words[1:])
+    if args.shell_completion:
+        assert [word.split("=")[0] for word in args.overrides] == ["install"]
+        return
+    assert not (args.cfg and args.multirun), "Hydra takes one of --cfg and -m"
+    swept = [word for word in args.overrides if "," in re.sub(r"[\[(].*?[\])]", "", quoted(word)) or "range(" in word]
+    assert args.multirun or not swept
+    runs = compose_all([fewer(word) for word in args.overrides], multirun=args.multirun, config_dir=args.config_dir)
+    assert (len(runs) > 1) == bool(swept)
+
+
+def fewer(word: str) -> str:
+    """Of many values of a sweep, which take seconds to compose, the first and the last."""
+    first, *others = word.split(",")
+    return f"{first},{others[-1]}" if len(others) > 2 and "[" not in word else word
+
+
+@pytest.mark.parametrize("task", sorted(file.stem for file in (CONF / "task").glob("*.yaml")))
+def test_every_task_has_a_page(task):
+    page = ROOT / "docs" / "tasks" / f"{task}.md"
+    assert page.is_file()
+    assert f"tasks/{task}.md" in (ROOT / "docs" / "index.md").read_text()
+    assert f"task={task}" in page.read_text()
+
+
+@pytest.mark.parametrize("group, page", [("divergence", "divergences.md"), ("env", "environments.md")])
+def test_every_option_is_in_its_page(group, page):
+    text = (ROOT / "docs" / page).read_text()
+    for file in (CONF / group).glob("*.yaml"):
+        assert f"\n| `{file.stem}` |" in text
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.relative_to(ROOT).as_posix())
+def test_every_link_leads_somewhere(page):
+    text = FENCE.sub("", page.read_text())
+    for target in re.findall(r"\]\(([^)\s]+)\)", text):
+        if target.startswith("https://"):
+            continue
+        name, _, anchor = target.partition("#")
+        there = (page.parent / name).resolve() if name else page
+        assert there.exists(), target
+        assert there.is_relative_to(ROOT), target
+        headings = re.findall(r"^#+ (.*)$", there.read_text(), re.MULTILINE) if anchor else []
+        anchors = {re.sub(r"[^\w -]", "", heading).lower().replace(" ", "-") for heading in headings}
+        assert not anchor or anchor in anchors, target
+
+
+# The glossary
+
+
+def glossary() -> list[re.Pattern]:
+    """A pattern for each key in the first column of the tables of docs/metrics.md; `<name>` stands for one word or more."""
+    text = (ROOT / "docs" / "metrics.md").read_text()
+    keys = re.findall(r"^\| `([^`]+)` \|", text, re.MULTILINE)
+    wild = {"name": r"\w+", "key": r"[\w/]+"}
+    return [re.compile(re.sub(r"<(\w+)>", lambda m: wild[m[1]], key)) for key in keys]
+
+
+def keys_of(directory: Path) -> set[str]:
+    """The keys of a run's metrics.csv and result.json."""
+    keys = set(json.loads((directory / "result.json").read_text())["metrics"])
+    with contextlib.suppress(FileNotFoundError), open(directory / "metrics.csv") as file:
+        keys |= set(next(csv.reader(file)))
+    return keys
+
+
+@pytest.fixture(scope="module")
+def smoke_runs(tmp_path_factory: pytest.TempPathFactory) -> dict[str, set[str]]:
+    """`{what ran: the keys it wrote}` of tiny runs on the toy board."""
+    pytest.importorskip("ray")
+    from rhtool.envs.tomato import Tomato
+    from rhtool.rl.policy import Policy
+
+    root, before = tmp_path_factory.mktemp("docs"), Path.cwd()
+    os.chdir(root)
+    env = Tomato(level=-1).make_vec(1)
+    spaces = env.single_observation_space, env.single_action_space
+    Policy(*spaces, {"hidden": [8], "share_value": False}).save(root / "base")
+    common = ["env=tomato", "env.level=-1", "scale=smoke", "env.base_policy=base"]
+    orpo = ["task=orpo", "coeff=0.1", *common]
+    lines = {
+        "orpo kl": [*orpo, "divergence=kl"],
+        "orpo action": [*orpo, "divergence=chi2", "divergence.over=action"],
+        "evaluate": ["task=evaluate", *common],
+        "bc": ["task=bc", "task.iterations=1", "task.demonstrations=20", "task.grad_clip=1.0", *common],
+    }
+    keys = {}
+    for name, line in lines.items():
+        run = compose(*line)
+        run.execute()
+        keys[name] = keys_of(root / run.dir)
+    os.chdir(before)
+    return keys
+
+
+@pytest.mark.parametrize("name", ["orpo kl", "orpo action", "evaluate", "bc"])
+def test_every_key_that_a_run_writes_is_in_the_glossary(smoke_runs, name):
+    keys, known = smoke_runs[name], glossary()
+    assert len(keys) > 8
+    assert sorted(key for key in keys if not any(pattern.fullmatch(key) for pattern in known)) == []
+
+
+def test_every_key_in_the_glossary_is_written_by_some_run(smoke_runs):
+    written = set().union(*smoke_runs.values())
+    assert [pattern.pattern for pattern in glossary() if not any(map(pattern.fullmatch, written))] == []
+
+
+# The examples
+
+
+PYTHON = [
+    pytest.param(body, id=f"{page.stem} {i}")
+    for page in PAGES
+    for i, body in enumerate(blocks(page, "python"))
+    if re.search(r"^(print|lanes|result)", body, re.MULTILINE) and "outputs" not in body
+]
+
+
+@pytest.mark.parametrize("body", PYTHON)
+def test_every_python_example_runs(body, tmp_path, monkeypatch, capsys):
+    pytest.importorskip("ray")
+    monkeypatch.chdir(tmp_path)
+    exec(compile(body, "example", "exec"), {"__name__": "example"})
+    promised = re.findall(r"(-?\d+\.\d+)", "\n".join(re.findall(r"# (.*)", body)))
+    printed = [float(number) for number in re.findall(r"-?\d+\.\d+", capsys.readouterr().out)]
+    for number in promised:
+        digits = len(number.partition(".")[2])
+        assert any(round(value, digits) == float(number) for value in printed), number
+
+
+def test_the_environment_and_the_divergence_that_the_pages_add_work(examples, monkeypatch):
+    pytest.importorskip("ray")
+    monkeypatch.setenv("RHTOOL_PLUGINS", "walk,hellinger")
+    common = ["task=orpo", "env=walk", "scale=smoke"]
+
+    def run(*overrides: str) -> dict[str, float]:
+        return compose_all([*common, *overrides], config_dir="options")[0].execute()["metrics"]
+
+    run("dir=base")
+    metrics = run("env.base_policy=base", "divergence=hellinger", "coeff=0.1")
+    assert metrics["proxy/return"] > metrics["true/return"] > 0
+    assert metrics["episode/length"] == 100
