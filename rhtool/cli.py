@@ -18,7 +18,7 @@ from omegaconf import DictConfig
 from rhtool import __version__
 from rhtool.config import CONF, compose_all, explained, from_config, quoted, register
 from rhtool.errors import ConfigError, RhtoolError
-from rhtool.run import Run, outcome
+from rhtool.run import Run, UnderWay, outcome
 
 FULL_ERROR = "RHTOOL_FULL_ERROR"
 
@@ -62,6 +62,8 @@ def command(argv: list[str]) -> int:
             main()
         return 0
     runs = compose_all(overrides, multirun=args.multirun, config_dir=args.config_dir)
+    if args.cfg and args.multirun:
+        raise ConfigError("--cfg shows one run, not a sweep", "the command line", "leave out -m, or --cfg")
     if args.cfg:
         main()
         return 0
@@ -126,10 +128,13 @@ def summary(runs: list[Run], errors: dict[str, Exception]) -> int:
 
     The disk says so, whatever process the run was in; `errors` were raised in this one, and may have left nothing.
     """
-    failed = {where: _line(error) for where, error in errors.items()}
+    elsewhere = {where for where, error in errors.items() if isinstance(error, UnderWay)}
+    failed = {where: _line(error) for where, error in errors.items() if where not in elsewhere}
     for run in runs:
-        if run.dir and run.dir not in failed and (reason := outcome(run)):
+        if run.dir and run.dir not in {*failed, *elsewhere} and (reason := outcome(run)):
             failed[run.dir] = reason
+    if elsewhere:
+        print(f"{len(elsewhere)} of {len(runs)} runs are under way in another process", file=sys.stderr)
     if failed:
         total = max(len(runs), len(failed))
         print(f"{len(failed)} of {total} runs failed:", file=sys.stderr)

@@ -210,3 +210,8 @@ def test_output_cut_by_head_is_no_error(rhtool: CommandLine) -> None:
     command = f"{sys.executable} -m rhtool --help | head -1"
     done = subprocess.run(command, shell=True, capture_output=True, text=True, env=rhtool.environment(), cwd=os.sep)
     assert done.stderr == ""
+
+
+def test_cfg_of_a_sweep_is_refused_in_one_message(rhtool: CommandLine) -> None:
+    found = rhtool("task=counter -m seed=0,1 --cfg job")
+    assert found.returncode == 2 and "leave out -m" in found.stderr and "Traceback" not in found.stderr

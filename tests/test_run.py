@@ -313,6 +313,8 @@ def test_a_second_process_is_refused_and_a_dead_one_is_not_waited_for(rhtool: Co
     wait_for_rows(rhtool.cwd / RUN, 1)
     second = rhtool("task=counter")
     assert second.returncode == 1 and f"pid {process.pid}" in second.stderr and "under way" in second.stderr
+    sweep = rhtool("task=counter -m seed=0,1")
+    assert sweep.returncode == 0 and "1 of 2 runs are under way in another process" in sweep.stderr
     process.kill()
     process.communicate()
     assert (rhtool.cwd / RUN / ".lock").read_text()

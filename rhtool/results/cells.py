@@ -94,6 +94,8 @@ class Section:
     env: str
     scale: str
     cells: list[Cell]
+    setting: tuple[str, ...] = ()
+    """overrides that make another problem of the environment: `env.level=2`"""
     base: dict[str, Estimate] = field(default_factory=dict)
     """true, proxy and correlation of the base policy, over the seeds (a seed's value is the mean of its runs')"""
 
@@ -101,7 +103,7 @@ class Section:
     def title(self) -> str:
         """`tomato (orpo)`, and the scale if it is not the paper's."""
         scale = f"scale={self.scale}" if self.scale not in ("", "paper") else ""
-        rest = ", ".join(filter(None, [self.group if self.env else "", scale]))
+        rest = ", ".join(filter(None, [self.group if self.env else "", *self.setting, scale]))
         return (self.env or self.group) + (f" ({rest})" if rest else "")
 
     @property
@@ -129,19 +131,25 @@ class Section:
 
 
 def sections(rows: pd.DataFrame, keys: Keys | None = None) -> list[Section]:
-    """The sections of the rows that `rows.read` gives, by environment, group and scale."""
+    """The sections of the rows that `rows.read` gives, by environment, its tuned fields, group and scale."""
     keys = keys or Keys()
     found = []
-    for (env, group, scale), part in rows.groupby(["env", "group", "scale"]):
+    for (env, group, scale, setting), part in rows.groupby(["env", "group", "scale", rows.tuned.map(setting_of)]):
         done = part[part.status == "done"]
         base = {name: _by_seed(done, f"base/{key}") for name, key in _compared(keys).items()}
         cells = [_cell(cell, keys, base["true"]) for _, cell in part.groupby([*METHOD, "coeff"])]
-        section = Section(group, env, scale, sorted(cells, key=_order))
+        section = Section(group, env, scale, sorted(cells, key=_order), setting)
         section.base = {name: estimate(values, keys.statistic) for name, values in base.items() if len(values)}
         for method in section.methods.values():
             _mark_best(method)
         found.append(section)
     return found
+
+
+def setting_of(tuned: tuple[str, ...]) -> tuple[str, ...]:
+    """The overrides that make another problem of an environment: its fields, but for how a policy is trained on it."""
+    training = ("env.reward_fun=", "env.base_policy=", "env.reward_std=", "env.reward_mean=", "env.training.")
+    return tuple(word for word in tuned if word.startswith("env.") and not word.startswith(training))
 
 
 def _compared(keys: Keys) -> dict[str, str]:
@@ -173,7 +181,7 @@ def _cell(runs: pd.DataFrame, keys: Keys, base_true: np.ndarray) -> Cell:
     return Cell(
         divergence=first.divergence,
         over=first.over,
-        tuned=first.tuned,
+        tuned=tuple(word for word in first.tuned if word not in setting_of(first.tuned)),
         coeff=first.coeff,
         task=first.task or first.group,
         runs=runs,

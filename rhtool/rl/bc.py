@@ -68,6 +68,7 @@ class Bc:
             lr=task.lr,
             coefficients={"entropy": task.entropy},
         )
+        metrics = {key.replace("gradient_norm", "bc/gradient_norm"): value for key, value in metrics.items()}
         self.steps += len(self.training["obs"])
         self.policy.weights = self.updater.weights("policy")
         if len(self.validation["obs"]):

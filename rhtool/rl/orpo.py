@@ -151,9 +151,11 @@ class Orpo:
                     scores, base_scores = self.scores[i](features), self.scores[i](base_features[i])
                     metrics |= {f"divergence/{d}": v for d, v in estimates(scores).items()}
                 paid += weight * divergence.penalty(scores, base=at_states, d_base=base_scores)
-        paid = (self._coeff() * paid).clamp(-task.reward_clip, task.reward_clip)
+        strength = self._coeff()
+        paid = (strength * paid).clamp(-task.reward_clip, task.reward_clip)
         rewards = current.rewards - paid.view_as(current.rewards)
-        return rewards, {**metrics, "penalty/mean": float(paid.mean()), "penalty/coeff": self.coeff}
+        metrics |= {"penalty/mean": float(paid.mean()), "penalty/coeff": strength / divergence.scale(self.run.env)}
+        return rewards, metrics
 
     def _improve(self, current: Rollout, rewards: Tensor) -> dict[str, float]:
         """PPO on the given rewards."""
@@ -189,7 +191,7 @@ class Orpo:
             lr=self._lr(),
             coefficients={
                 "entropy": scheduled(task.entropy_schedule, task.entropy, self.total_steps),
-                "kl_coeff": scheduled(task.kl_coeff_schedule, self.kl_coeff, self.total_steps),
+                "kl_coeff": self._kl_coeff(),
                 "action_coeff": self._coeff() / (1 - task.gamma) if regularised and self.bases else 0.0,
             },
         )
@@ -205,7 +207,7 @@ class Orpo:
     def _adapt(self, metrics: dict[str, float]) -> None:
         """PPO's adaptive KL coefficient, and ORPO's adaptive coeff by a target for the divergence."""
         task = self.task
-        metrics["ppo/kl_coeff"] = self.kl_coeff
+        metrics["ppo/kl_coeff"] = self._kl_coeff()
         if metrics["ppo/kl"] > 2.0 * task.kl_target:
             self.kl_coeff *= 1.5
         elif metrics["ppo/kl"] < 0.5 * task.kl_target:
@@ -219,6 +221,9 @@ class Orpo:
 
     def _coeff(self) -> float:
         return scheduled(self.task.coeff_schedule, self.coeff, self.total_steps) * self.divergence.scale(self.run.env)
+
+    def _kl_coeff(self) -> float:
+        return scheduled(self.task.kl_coeff_schedule, self.kl_coeff, self.total_steps)
 
     def _lr(self) -> float:
         return scheduled(self.task.lr_schedule, self.task.lr, self.total_steps)

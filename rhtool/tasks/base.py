@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from importlib.util import find_spec
+from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar
+
+from rhtool.errors import MissingExtra, RhtoolError
 
 if TYPE_CHECKING:
     from rhtool.run import Run
@@ -32,3 +36,20 @@ class Task:
     def run(self, run: Run) -> dict[str, float]:
         """Do it, and return `{metric: value}` for `result.json`."""
         raise TypeError(f"{type(self).__name__} does not implement run")
+
+
+def require_rl() -> None:
+    """Raise `MissingExtra` unless torch and ray are installed."""
+    for package in ("torch", "ray"):
+        if find_spec(package) is None:
+            raise MissingExtra("rl", package)
+
+
+def require_policy(path: str, where: str) -> None:
+    """Raise `RhtoolError`, speaking of the field `where`, unless a run or a saved policy is at `path`. Reads nothing."""
+    if not any((Path(path) / part).exists() for part in ("policy.json", "policy/policy.json", "checkpoints")):
+        raise RhtoolError(
+            f"there is no policy at {path}",
+            where,
+            "give the directory of a run of task=orpo or task=bc: outputs/…/seed=0",
+        )

@@ -8,8 +8,7 @@ from typing import ClassVar
 from rhtool.errors import RhtoolError
 from rhtool.run import Run
 from rhtool.schema import choice
-from rhtool.tasks.base import Task
-from rhtool.tasks.orpo import require_rl
+from rhtool.tasks.base import Task, require_rl
 
 
 @dataclass

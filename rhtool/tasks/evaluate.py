@@ -7,8 +7,7 @@ from typing import ClassVar
 
 from rhtool.run import Run
 from rhtool.schema import choice
-from rhtool.tasks.base import Task
-from rhtool.tasks.orpo import check_policies, require_rl
+from rhtool.tasks.base import Task, require_policy, require_rl
 
 
 @dataclass
@@ -42,7 +41,8 @@ class Evaluate(Task):
     def check(self, run: Run) -> None:
         """Are both policies there?"""
         require_rl()
-        check_policies(list(self.paths(run)), run)
+        for path, where in zip(self.paths(run), ("task.policy", "task.base_policy"), strict=True):
+            require_policy(path, where)
 
     def inputs(self, run: Run) -> dict[str, str]:
         """The policies decide the result."""

@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar
 
 from rhtool.divergences import KL, NoDivergence
-from rhtool.errors import ConfigError, MissingExtra, RhtoolError
+from rhtool.errors import ConfigError
 from rhtool.run import Run
-from rhtool.schema import choice, incidental, option_name
-from rhtool.tasks.base import Task
+from rhtool.schema import choice, incidental
+from rhtool.tasks.base import Task, require_policy, require_rl
 
 if TYPE_CHECKING:
     from rhtool.rl.policy import Policy
@@ -124,7 +123,9 @@ class Orpo(Task):
         """Base policies there? Options that go together?"""
         require_rl()
         if self.needs_base(run):
-            check_policies(self.base_paths(run), run)
+            where = "task.base_policies" if self.base_policies else "env.base_policy"
+            for path in self.base_paths(run):
+                require_policy(path, where)
         if self.split and not (isinstance(run.divergence, KL) and run.divergence.over == "state_action"):
             raise ConfigError(
                 "split is the chain rule of KL", "task.split", "use divergence=kl divergence.over=state_action"
@@ -168,23 +169,3 @@ class Orpo(Task):
             "steps": work.steps,
             **evaluation.evaluate(run.env, work.policy, base, self.episodes, run.seed, self.exact),
         }
-
-
-def require_rl() -> None:
-    """Raise `MissingExtra` unless torch and ray are installed."""
-    for package in ("torch", "ray"):
-        if find_spec(package) is None:
-            raise MissingExtra("rl", package)
-
-
-def check_policies(paths: list[str], run: Run) -> None:
-    """Raise `RhtoolError` unless there is a policy at every path."""
-    for path in paths:
-        here = Path(path)
-        if not any((here / p).exists() for p in ("policy.json", "policy/policy.json", "checkpoints")):
-            name = option_name(type(run.env))
-            raise RhtoolError(
-                f"there is no base policy at {path or '(none given)'}",
-                "env.base_policy",
-                f"rhtool task=bc env={name}, then env.base_policy=outputs/bc/{name}/default/seed=0",
-            )

@@ -82,8 +82,15 @@ def test_sections_never_mix_what_cannot_be_compared(tmp_path):
     sweep(tmp_path, 0.1, [60], [70], env="glucose")
     sweep(tmp_path, 0.1, [5], [7], experiment="table1")
     sweep(tmp_path / "small", 0.1, [4], [7], scale="small")
+    write_run(tmp_path, tuned={"env.level": "2", "task.lr": "0.1"}, metrics=returns(3, 4))
     found = {section.title: section.cells[0].true.value for section in sections(read(tmp_path))}
-    assert found == {"glucose (orpo)": 60, "tomato (orpo)": 6, "tomato (table1)": 5, "tomato (orpo, scale=small)": 4}
+    assert found == {
+        "glucose (orpo)": 60,
+        "tomato (orpo)": 6,
+        "tomato (table1)": 5,
+        "tomato (orpo, scale=small)": 4,
+        "tomato (orpo, env.level=2)": 3,
+    }
 
 
 def test_unfinished_cells_are_named_with_reason_and_command(tmp_path):
