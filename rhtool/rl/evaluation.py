@@ -33,7 +33,10 @@ def evaluate(
     over: str = "state_action",
     parquet: Path | None = None,
 ) -> dict[str, float]:
-    """All that this module measures, for one policy and, if there is one, its base policy (whose metrics are `base/…`)."""
+    """All that this module measures, for one policy and, if there is one, its base policy (whose metrics are `base/…`).
+
+    `over` is of what the divergences are. Exact values are those of the policies as they explore, and only given with `explore`.
+    """
     current = rollout(env, policy, episodes, seed, explore)
     metrics = returns(*current)
     if parquet is not None:
@@ -41,8 +44,8 @@ def evaluate(
     if base is not None:
         reference = rollout(env, base, episodes, seed + 1, explore)
         metrics |= {f"base/{key}": value for key, value in returns(*reference).items()}
-        metrics |= estimated_divergences(policy, base, current, reference, over, seed)
-    return metrics | (exact(env, policy, base) if exactly else {})
+        metrics |= estimated_divergences(policy, base, current, reference, over, seed, explore)
+    return metrics | (exact(env, policy, base, over) if exactly and explore else {})
 
 
 def rollout(
@@ -84,57 +87,102 @@ def estimated_divergences(
     reference: tuple[Rollout, Tensor],
     over: str = "state_action",
     seed: int = 0,
-    hidden: tuple[int, ...] = (256, 256),
+    explore: bool = True,
+    folds: int = 5,
 ) -> dict[str, float]:
-    """Divergences of occupancy measures from a discriminator trained on half of the episodes and read on the other half.
+    """Divergences of occupancy measures from the scores d ~ log(mu_pi / mu_base) of discriminators.
 
-    The discriminator minimises the logistic loss, whose optimum is log(mu_pi / mu_base), with early stopping on the episodes that it is
-    read on. Keys: `divergence/<name>`, and `action_divergence/<name>`: the closed form between action distributions, averaged
-    over the visited states.
+    Occupancy measures factor as mu(s, a) = mu(s) pi(a | s), and the policies are known: with sampled actions (`explore`) a
+    discriminator learns log(mu_pi(s) / mu_base(s)) alone, to which log(pi(a | s) / base(a | s)) is added. Density ratios by
+    classification: Sugiyama, Suzuki and Kanamori 2012, "Density Ratio Estimation in Machine Learning", ch. 4. Every transition is
+    scored by the discriminator of the `folds` that was fitted without its fold (cross-fitting: Chernozhukov et al. 2018, section 3),
+    a fold being consecutive episodes, or part of one where there are too few. Values near zero can come out negative, and what
+    the base policy hardly visits cannot be known: `benchmarks/estimator.py` prints the errors.
+
+    Args:
+        current, reference: what `rollout` returned for `policy` and for `base`.
+        over: "state_action" or "state".
+        seed: decides the result, with the rollouts; torch's global generator is left as it was.
+        explore: the actions were sampled. If not, the discriminators see them.
+        folds: parts of the data; as many discriminators are fitted.
+
+    Returns:
+        `divergence/<name>` of `MEASURES`, and `action_divergence/<name>`: the closed form between action distributions,
+        averaged over the states that the policy visited.
     """
-    features = Features(over, policy.distribution, current[0].obs.shape[-1])
-    halves = [_halves(features(steps), mask) for steps, mask in (current, reference)]
+    factored = over == "state_action" and explore
+    features = Features("state" if factored else over, policy.distribution, current[0].obs.shape[-1])
+    inputs, known = [], []
+    for steps, mask in (current, reference):
+        # Lane first: an episode's steps lie side by side.
+        obs, actions = (column.transpose(0, 1)[mask.T] for column in (steps.obs, steps.actions))
+        inputs.append(features.join(obs, policy.distribution.encode(actions)))
+        log_p, log_q = (p.distribution.log_prob(p.dist_inputs(obs), actions) for p in (policy, base))
+        known.append(log_p - log_q if factored else torch.zeros(len(obs)))
     spaces = (policy.observation_space, policy.action_space)
-    scores = fit_discriminator(halves[0][0], halves[1][0], halves[0][1], halves[1][1], spaces, list(hidden), seed)
-    held_out, base_held_out = scores(halves[0][1]), scores(halves[1][1])
-    metrics = {f"divergence/{_name(d)}": d.estimate(held_out, d_base=base_held_out) for d in MEASURES}
+    d, d_base = cross_fitted(inputs, known, spaces, folds, seed)
+    metrics = {f"divergence/{_name(m)}": m.estimate(d, d_base=d_base) for m in MEASURES}
     obs = current[0].obs[current[1]]
     p, q = policy.distribution(policy.dist_inputs(obs)), base.distribution(base.dist_inputs(obs))
-    return metrics | {f"action_divergence/{_name(d)}": float(d.between(p, q).mean()) for d in (KL(), Chi2())}
+    return metrics | {f"action_divergence/{_name(m)}": float(m.between(p, q).mean()) for m in (KL(), Chi2())}
+
+
+def cross_fitted(
+    inputs: list[Tensor], known: list[Tensor], spaces: tuple[Any, Any], folds: int = 5, seed: int = 0
+) -> list[Tensor]:
+    """Scores (N,) of the current and (M,) of the base policy's transitions, each by a discriminator that did not train on it.
+
+    `inputs` are the features (N, F) and (M, F), `known` the parts of the scores, (N,) and (M,), that need not be learnt.
+    """
+    fold = [torch.arange(len(x)) * folds // max(len(x), 1) for x in inputs]
+    d = [torch.empty(len(x)) for x in inputs]
+    with torch.random.fork_rng(devices=[]):
+        torch.default_generator.manual_seed(seed)
+        for k in range(folds):
+            train, test = (
+                [(x[(f == k) == held], o[(f == k) == held]) for x, o, f in zip(inputs, known, fold, strict=True)]
+                for held in (False, True)
+            )
+            scores = fit_discriminator(train, test, spaces)
+            for part, f, (x, o) in zip(d, fold, test, strict=True):
+                part[f == k] = scores(x) + o
+    return d
 
 
 def fit_discriminator(
-    current: Tensor,
-    base: Tensor,
-    current_held_out: Tensor,
-    base_held_out: Tensor,
+    train: list[tuple[Tensor, Tensor]],
+    held_out: list[tuple[Tensor, Tensor]],
     spaces: tuple[Any, Any],
-    hidden: list[int],
-    seed: int = 0,
-    epochs: int = 60,
-    minibatch: int = 1024,
+    hidden: tuple[int, ...] = (64, 64),
+    epochs: int = 20,
+    minibatch: int = 512,
     lr: float = 1e-3,
-    patience: int = 8,
+    patience: int = 3,
 ) -> Scores:
-    """A discriminator between two sets of features (N, F), its weights those of the epoch with the least held-out loss."""
-    torch.manual_seed(seed)
-    scores, loss_of = Scores(spaces, current.shape[1], hidden), KL().discriminator_loss
+    """A discriminator fitted by the logistic loss, its weights those of the epoch with the least loss on `held_out`.
+
+    `train` and `held_out` hold features (N, F) and known parts of the scores (N,), of the current and then of the base policy.
+    Scores start at zero; the learning rate falls to zero over `epochs`, of which `patience` may pass without gain.
+    """
+    (x, known), (x_base, known_base) = train
+    scores, loss_of = Scores(spaces, x.shape[1], list(hidden)), KL().discriminator_loss
+    for parameter in scores.module.net[-1].parameters():
+        torch.nn.init.zeros_(parameter)
     optimizer = torch.optim.Adam(scores.module.parameters(), lr=lr, fused=True)
-    columns = pairs(current, base)
-    chunks = max(1, len(columns["inputs"]) // minibatch)
-    best, best_weights, waited = float("inf"), None, 0
+    columns, offset = pairs(x, x_base), torch.cat([known, known_base])
+    chunks = max(1, len(offset) // minibatch)
+    best, best_weights, waited = float("inf"), scores.module.state_dict(), 0
     for epoch in range(epochs):
-        for group in optimizer.param_groups:
-            group["lr"] = lr * (1 - epoch / epochs)
-        for index in torch.randperm(len(columns["inputs"])).tensor_split(chunks):
-            d, is_current = scores.module.score(columns["inputs"][index]), columns["current"][index]
+        optimizer.param_groups[0]["lr"] = lr * (1 - epoch / epochs)
+        for index in torch.randperm(len(offset)).tensor_split(chunks):
+            d, is_current = scores.module.score(columns["inputs"][index]) + offset[index], columns["current"][index]
             optimizer.zero_grad(set_to_none=True)
             loss_of(d[is_current], d[~is_current]).backward()
             optimizer.step()
-        held_out = float(loss_of(scores(current_held_out), scores(base_held_out)))
+        loss = float(loss_of(*(scores(x) + o for x, o in held_out)))
         waited += 1
-        if held_out < best:
-            best, waited = held_out, 0
+        if loss < best:
+            best, waited = loss, 0
             best_weights = {k: v.clone() for k, v in scores.module.state_dict().items()}
         if waited > patience:
             break
@@ -142,12 +190,13 @@ def fit_discriminator(
     return scores
 
 
-def exact(env: Env, policy: Policy, base: Policy | None) -> dict[str, float]:
+def exact(env: Env, policy: Policy, base: Policy | None, over: str = "state_action") -> dict[str, float]:
     """Exact values by dynamic programming; empty for an env that is not tabular.
 
     `exact/true/return`, `exact/proxy/return`; with a base policy also `base/exact/…`, `exact/divergence/<name>` of the occupancy
-    measures averaged over the steps of an episode, `exact/correlation` and `exact/sigma/…` under the base policy, `exact/gain`, the
-    gain in true reward per step, `exact/bound`, Theorem 5.1's lower bound on it (absent if r <= 0), and `exact/bound_holds`, 1 or 0.
+    measures (`over` "state_action" or "state") averaged over the steps of an episode, `exact/correlation` and `exact/sigma/…` under
+    the base policy, `exact/gain`, the gain in true reward per step, `exact/bound`, Theorem 5.1's lower bound on it (absent if
+    r <= 0), and `exact/bound_holds`, 1 or 0.
     """
     mdp = env.tabular()
     if mdp is None:
@@ -159,7 +208,9 @@ def exact(env: Env, policy: Policy, base: Policy | None) -> dict[str, float]:
     base_table = mdp.policy_table(base.probabilities)
     metrics |= {f"base/exact/{reward}/return": float(v) for reward, v in mdp.returns(base_table).items()}
     mu, nu = mdp.occupancy(table), mdp.occupancy(base_table)
-    seen = [mdp.occupancy(t, observed=True) for t in (table, base_table)]  # what a discriminator can tell apart
+    seen = [
+        mdp.occupancy(t, over=over, observed=True) for t in (table, base_table)
+    ]  # what a discriminator can tell apart
     gap = bound_gap(mu, nu, mdp.proxy, mdp.true)
     metrics |= {f"exact/divergence/{_name(d)}": d.exact(*seen) for d in MEASURES}
     metrics |= {
@@ -173,7 +224,10 @@ def exact(env: Env, policy: Policy, base: Policy | None) -> dict[str, float]:
 
 
 def write_parquet(path: Path, steps: Rollout, mask: Tensor) -> None:
-    """Rollouts as a table, a row per env step: `episode`, `t`, `obs` (list of float32), `action`, `proxy`, `true`, `terminated`, `truncated`."""
+    """Rollouts as a table, a row per env step of a first episode, in the order of episodes and then of time.
+
+    Columns: `episode`, `t` (int32), `obs` (list of float32), `action`, `proxy`, `true` (float64), `terminated`, `truncated` (bool).
+    """
     import pyarrow as pa
     import pyarrow.parquet as pq
 
@@ -193,12 +247,6 @@ def write_parquet(path: Path, steps: Rollout, mask: Tensor) -> None:
     )
     path.parent.mkdir(parents=True, exist_ok=True)
     pq.write_table(table, path)
-
-
-def _halves(features: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
-    lanes = torch.arange(mask.shape[1]).expand_as(mask).flatten()
-    keep = mask.flatten()
-    return features[keep & (lanes % 2 == 0)], features[keep & (lanes % 2 == 1)]
 
 
 def _name(divergence: Divergence) -> str:
