@@ -40,6 +40,11 @@ class Divergence:
         """Whether `penalty` wants the scores of a trained discriminator."""
         return self.over != "action"
 
+    @property
+    def scores_are_log_ratios(self) -> bool:
+        """Whether its discriminator's scores tend to log(mu_pi / mu_base), as those of the logistic loss do."""
+        return type(self).discriminator_loss is Divergence.discriminator_loss
+
     def scale(self, env: Env) -> float:
         """The unit of `coeff`: the standard deviation of a step's proxy reward (theorem 5.1's sigma; code README)."""
         return env.reward_std

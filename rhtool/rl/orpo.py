@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from rhtool.divergences import KL, Chi2, NoDivergence
+from rhtool.divergences import KL, Chi2, Divergence, NoDivergence, SqrtChi2
 from rhtool.errors import ConfigError
 from rhtool.hacking import correlation
 from rhtool.rl.discriminator import Features, Scores, pairs
@@ -23,6 +23,7 @@ from rhtool.rl.ppo import Loss, advantages
 from rhtool.rl.runner import Rollout
 from rhtool.rl.sampler import Sampler
 from rhtool.run import Run
+from rhtool.schema import option_name
 
 
 class Orpo:
@@ -126,13 +127,14 @@ class Orpo:
         metrics: dict[str, float] = {}
         for i, base in enumerate(base_features):
             name = f"discriminator_{i}"
-            metrics |= self.updater.update(
+            fitted = self.updater.update(
                 name,
                 pairs(features, base),
                 num_epochs=self.task.discriminator_epochs,
                 minibatch_size=self.task.minibatch,
                 lr=self._lr(),
             )
+            metrics = fitted | metrics  # of several base policies, the first's
             self.scores[i].module.load_state_dict(self.updater.weights(name))
         return {key.replace("gradient_norm", "discriminator/gradient_norm"): v for key, v in metrics.items()}
 
@@ -149,7 +151,9 @@ class Orpo:
                 scores = base_scores = None
                 if self.scores:
                     scores, base_scores = self.scores[i](features), self.scores[i](base_features[i])
-                    metrics |= {f"divergence/{d}": v for d, v in estimates(scores).items()}
+                    metrics = (
+                        estimates(divergence, scores, base_scores) | metrics
+                    )  # of several base policies, the first's
                 paid += weight * divergence.penalty(scores, base=at_states, d_base=base_scores)
         strength = self._coeff()
         paid = (strength * paid).clamp(-task.reward_clip, task.reward_clip)
@@ -288,10 +292,10 @@ def describe(rollout: Rollout) -> dict[str, float]:
     return metrics
 
 
-def estimates(scores: Tensor) -> dict[str, float]:
-    """Divergences estimated from a discriminator's scores on the current policy's transitions."""
-    chi2 = Chi2().estimate(scores)
-    return {"kl": KL().estimate(scores), "chi2": chi2, "sqrt_chi2": max(chi2, 0.0) ** 0.5}
+def estimates(divergence: Divergence, scores: Tensor, base_scores: Tensor) -> dict[str, float]:
+    """`divergence/<name>` of what the scores of `divergence`'s discriminator, (N,) and (M,), can say."""
+    measures = (KL(), Chi2(), SqrtChi2()) if divergence.scores_are_log_ratios else (divergence,)
+    return {f"divergence/{option_name(type(d))}": d.estimate(scores, d_base=base_scores) for d in measures}
 
 
 def scheduled(schedule: list[list[float]] | None, value: float, steps: int) -> float:

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar
 
-from rhtool.divergences import KL, NoDivergence
+from rhtool.divergences import KL, BaseConfidence, NoDivergence
 from rhtool.errors import ConfigError
 from rhtool.run import Run
 from rhtool.schema import choice, incidental
@@ -138,6 +138,13 @@ class Orpo(Task):
             raise ConfigError(
                 "action distributions are regularised to one base policy", "task.base_policies", "give one"
             )
+        if self.divergence_target is not None:
+            if isinstance(run.divergence, NoDivergence | BaseConfidence) or not run.divergence.scores_are_log_ratios:
+                raise ConfigError(
+                    "there is no estimate to hold to it", "task.divergence_target", "use kl, chi2 or sqrt_chi2"
+                )
+            if run.divergence.over == "action" and self.divergence_measure == "sqrt_chi2":
+                raise ConfigError("it is not measured over actions", "task.divergence_measure", "choose kl or chi2")
         if self.lanes < 1 or self.batch < self.lanes:
             raise ConfigError(f"batch {self.batch} for {self.lanes} lanes", "task.batch", "at least one step per lane")
 
