@@ -346,7 +346,8 @@ def identity(run: Run) -> dict[str, Any]:
     for group in groups(run):
         flat[group] = option_name(type(getattr(run, group)))
         _flatten(getattr(run, group), group, flat)
-    for name, path in run.task.inputs(run).items():
+    files = run.env.inputs() if "env" in run.task.uses else {}
+    for name, path in (files | run.task.inputs(run)).items():
         flat[f"input {name}"] = content_hash(path)
     return json.loads(json.dumps(flat, default=str))
 

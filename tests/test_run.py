@@ -16,7 +16,7 @@ from pathlib import Path
 import pytest
 
 from rhtool.errors import ConfigError, RhtoolError
-from rhtool.run import Run, Signals, Stopped, lock
+from rhtool.run import Run, Signals, Stopped, fingerprint, lock
 from tests.conftest import PLUGIN, CommandLine
 
 sys.path.insert(0, str(PLUGIN))
@@ -389,3 +389,15 @@ def test_progress_is_plain_where_there_is_no_terminal_and_live_where_there_is(rh
         cwd=rhtool.cwd, env=rhtool.environment(TERM="xterm", COLUMNS="120"), capture_output=True, text=True, timeout=60,
     )  # fmt: skip
     assert "\x1b[" in live.stdout and "/20" in live.stdout and "done  " in live.stdout
+
+
+def test_a_board_of_ones_own_is_part_of_what_a_run_is(tmp_path: Path) -> None:
+    from rhtool.envs.tomato import Tomato
+    from rhtool.tasks.bc import Bc
+
+    board = tmp_path / "board.txt"
+    prints = []
+    for content in ("one", "two"):
+        board.write_text(content)
+        prints.append(fingerprint(Run(task=Bc(), env=Tomato(board=str(board)), dir="x")))
+    assert prints[0] != prints[1]

@@ -117,6 +117,10 @@ class Env:
         """Directory of the base policy: `base_policy`, else the one shipped with the environment."""
         return self.base_policy or str(Path(inspect.getfile(type(self))).parent / "base_policy")
 
+    def inputs(self) -> dict[str, str]:
+        """`{name: path}` of the files whose content decides what the environment is; their hashes enter the fingerprint."""
+        return {}
+
     def tabular(self) -> TabularMDP | None:
         """The environment as tables, for exact values; None if it is too large for that."""
         return None

@@ -38,6 +38,10 @@ class Tomato(Env):
 
         return TomatoVectorEnv
 
+    def inputs(self) -> dict[str, str]:
+        """A board of one's own."""
+        return {"board": self.board} if self.board else {}
+
     def tabular(self) -> TabularMDP:
         """The whole problem as tables, for exact occupancy measures, optimal policies and divergences."""
         from rhtool.envs.tomato.exact import tabulate
