@@ -37,10 +37,17 @@ class Orpo:
     def __init__(self, run: Run, bases: list[Policy]):
         self.run, self.task, self.divergence, self.bases = run, run.task, run.divergence, bases
         task, env = run.task, run.env
+        # One discriminator per base policy, unless nothing is to be told apart.
+        adversaries = bases if self.divergence.needs_discriminator else []
         base_lanes = round(task.lanes * task.base_share)
         self.lanes, self.steps_per_lane = task.lanes - base_lanes, task.batch // task.lanes
-        if bases and base_lanes < len(bases):
-            raise ConfigError(f"{base_lanes} lanes for {len(bases)} base policies", "task.lanes", "raise task.lanes")
+        share = base_lanes // max(len(adversaries), 1)
+        if self.lanes < 1 or (adversaries and share < 1):
+            raise ConfigError(
+                f"{task.lanes} lanes, of which {base_lanes} for {len(adversaries)} base policies",
+                "task.lanes",
+                "raise task.lanes, or change task.base_share: each policy needs a lane",
+            )
 
         torch.manual_seed(run.seed)
         spaces = spaces_of(env)
@@ -50,15 +57,13 @@ class Orpo:
         self.policy = Policy(*spaces, network)
         self.sampler = Sampler(env, self.policy, self.lanes, seed=2 * run.seed, workers=task.workers)
 
-        # One discriminator per base policy, unless nothing is to be told apart.
-        adversaries = bases if self.divergence.needs_discriminator else []
         over = "state" if task.split else self.divergence.over
         self.features = Features(over, self.policy.distribution, spaces[0].shape[0])
         hidden = list(task.discriminator_hidden)
         self.scores = [Scores(spaces, self.features.size, hidden) for _ in adversaries]
         self.base_samplers = [
-            Sampler(env, base, base_lanes // len(bases), seed=2 * run.seed + 1, workers=min(task.workers, base_lanes))
-            for base in (bases if adversaries else [])
+            Sampler(env, base, share, seed=2 * run.seed + 1 + 1_000_003 * i, workers=min(task.workers, share))
+            for i, base in enumerate(adversaries)
         ]
         self.pools: list[Tensor] = []
 
