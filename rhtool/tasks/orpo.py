@@ -7,9 +7,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar
 
 from rhtool.divergences import KL, BaseConfidence, NoDivergence
+from rhtool.envs.base import Training
 from rhtool.errors import ConfigError
 from rhtool.run import Run
-from rhtool.schema import choice, incidental
+from rhtool.schema import choice
 from rhtool.tasks.base import Task, require_policy, require_rl
 
 if TYPE_CHECKING:
@@ -17,51 +18,15 @@ if TYPE_CHECKING:
 
 
 @dataclass
-class Orpo(Task):
+class Orpo(Training, Task):
     """PPO on the proxy (or true) reward, charged for its divergence from a base policy: ORPO, and plain PPO with divergence=none."""
 
     extra: ClassVar[str] = "rl"
 
-    iterations: int = 200
-    """iterations of sample, discriminate, update"""
-    batch: int = 4000
-    """env steps of an iteration, the share of the base policies included"""
-    lanes: int = 16
-    """copies of the env stepped together, the share of the base policies included"""
-    minibatch: int = 128
-    """transitions of one gradient step"""
-    epochs: int = 8
-    """passes of the policy and value function over an iteration's data"""
-    lr: float = 3e-4
-    """learning rate of Adam, for policy, value function and discriminator"""
     lr_schedule: list[list[float]] | None = None
     """[[env steps, lr], …], interpolated; replaces lr"""
-    grad_clip: float | None = None
-    """gradients are scaled down to this global norm; null: they are not"""
-    gamma: float = 0.99
-    """discount"""
-    gae_lambda: float = 0.95
-    """lambda of generalised advantage estimation"""
-    clip: float = 0.2
-    """PPO's clip of the probability ratio"""
-    vf_coeff: float = 0.5
-    """weight of the value loss"""
-    vf_clip: float | None = None
-    """upper limit of a transition's squared value error; null: none"""
-    entropy: float = 0.01
-    """entropy bonus"""
-    entropy_schedule: list[list[float]] | None = None
-    """[[env steps, bonus], …], interpolated; replaces entropy"""
-    kl_coeff: float = 0.2
-    """weight of KL(old || new) in the loss at the start; it adapts to kl_target"""
-    kl_target: float = 0.01
-    """KL(old || new) of an iteration that leaves kl_coeff alone"""
     kl_coeff_schedule: list[list[float]] | None = None
     """[[env steps, weight], …], interpolated; replaces the adaptive kl_coeff"""
-    hidden: list[int] = field(default_factory=lambda: [64, 64])
-    """units of the hidden layers of policy and value function"""
-    share_value: bool = False
-    """one trunk for policy and value function"""
     base_policies: list[str] = field(default_factory=list)
     """base policies: runs' directories; empty: the environment's own"""
     base_weights: list[float] = field(default_factory=list)
@@ -72,16 +37,10 @@ class Orpo(Task):
     """0: the base policies are sampled anew every iteration, as in the paper; N: N env steps of each are sampled once and drawn from"""
     base_update_every: int = 0
     """every so many iterations base_i becomes base_(i+1) and the last one the current policy; 0: never"""
-    init_from_base: bool = False
-    """start from the (first) base policy's weights"""
     discriminator: str = choice("first", "last")
     """train the discriminator before or after the rewards are charged"""
-    discriminator_epochs: int = 8
-    """passes of the discriminator over an iteration's data"""
     discriminator_hidden: list[int] = field(default_factory=lambda: [256, 256])
     """units of the discriminator's hidden layers"""
-    reward_clip: float = 1000.0
-    """the penalty of one step is clipped to this size"""
     split: bool = False
     """divergence=kl by the chain rule: KL of states by the discriminator, KL of actions in closed form"""
     coeff_schedule: list[list[float]] | None = None
@@ -90,8 +49,6 @@ class Orpo(Task):
     """coeff adapts (x1.5, x0.5) to keep the estimated divergence within a factor of two of this; null: coeff stays"""
     divergence_measure: str = choice("kl", "chi2", "sqrt_chi2")
     """the divergence that divergence_target speaks of"""
-    episodes: int = 100
-    """episodes of the evaluation at the end"""
     workers: int = 0
     """Ray actors that sample; 0: this process samples and starts no Ray"""
     learners: int = 0
@@ -100,7 +57,7 @@ class Orpo(Task):
     """GPUs per learner"""
     threads: int = 1
     """torch threads of this process"""
-    exact: bool = incidental(True)
+    exact: bool = True
     """where the environment is tabular, also give exact values (exact/…)"""
 
     def base_paths(self, run: Run) -> list[str]:
