@@ -51,7 +51,7 @@ class Training:
     """upper limit of a transition's squared value error; null: none"""
     entropy: float = 0.01
     """entropy bonus"""
-    entropy_schedule: list[list[float]] | None = None
+    entropy_schedule: list[Any] | None = None
     """[[env steps, bonus], …], interpolated; replaces `entropy`"""
     kl_coeff: float = 0.2
     """weight of KL(old || new) in the loss at the start; it adapts to `kl_target`"""

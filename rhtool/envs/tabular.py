@@ -13,28 +13,18 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import cached_property
-from typing import TYPE_CHECKING, Literal, NamedTuple
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 from scipy.sparse import csr_array
 
 from rhtool.errors import RhtoolError
+from rhtool.hacking import Correlation, correlation
 
 if TYPE_CHECKING:
     from rhtool.divergences import Divergence
 
 Over = Literal["state_action", "state"]
-
-
-class Correlation(NamedTuple):
-    """How proxy and true reward go together under a policy's occupancy measure (Def. 4.1 of the paper)."""
-
-    r: float
-    """Pearson correlation; NaN, that is undefined, if a reward has no variance"""
-    true_mean: float
-    true_std: float
-    proxy_mean: float
-    proxy_std: float
 
 
 @dataclass(frozen=True)
@@ -108,14 +98,7 @@ class TabularMDP:
 
     def correlation(self, policy: np.ndarray, gamma: float = 1.0) -> Correlation:
         """Correlation, means and standard deviations of the rewards R(s, a) under the policy's occupancy measure."""
-        mu = self.occupancy(policy, gamma)
-        true_mean, proxy_mean = (mu * self.true).sum(), (mu * self.proxy).sum()
-        true, proxy = self.true - true_mean, self.proxy - proxy_mean
-        true_std, proxy_std = np.sqrt((mu * true**2).sum()), np.sqrt((mu * proxy**2).sum())
-        # Rounding leaves a constant reward a deviation of this size.
-        constant = true_std <= 1e-12 * abs(true_mean) or proxy_std <= 1e-12 * abs(proxy_mean)
-        r = np.nan if constant else (mu * true * proxy).sum() / (true_std * proxy_std)
-        return Correlation(float(r), float(true_mean), float(true_std), float(proxy_mean), float(proxy_std))
+        return correlation(self.proxy, self.true, weights=self.occupancy(policy, gamma))
 
     def divergence(
         self,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -11,8 +12,8 @@ from gymnasium.vector import AutoresetMode
 from torch import Tensor
 
 from rhtool.envs.base import Env
+from rhtool.envs.vector import VectorEnv
 from rhtool.errors import RhtoolError
-from rhtool.rl.evaluation import rollout
 from rhtool.rl.policy import Policy, spaces_of
 
 
@@ -34,24 +35,33 @@ def collect(
     probe.close()
     if labels == "controller" and not has_controller:
         raise RhtoolError("this environment has no controller", "task.labels", "use task.labels=actions")
+    if demonstrator.endswith(".parquet") and labels == "controller":
+        raise RhtoolError("recorded rollouts hold no controller's actions", "task.labels", "use task.labels=actions")
     if demonstrator.endswith(".parquet"):
         return spaces, _read(Path(demonstrator))
     path = demonstrator or ("" if has_controller else env.base_policy_path())
-    if path:
-        steps, mask = rollout(env, Policy.load_for(env, path), episodes, seed)
-        t, lane = mask.nonzero(as_tuple=True)
-        return spaces, {"obs": steps.obs[t, lane], "actions": steps.actions[t, lane], "episode": lane}
-    return spaces, _controlled(env, episodes, seed)
+    if not path:
+        return spaces, _drive(env, lambda lanes, obs: lanes.base_action(obs), episodes, seed, labels)
+    policy, generator = Policy.load_for(env, path), torch.Generator().manual_seed(seed)
+
+    def act(lanes: VectorEnv, obs: np.ndarray) -> np.ndarray:
+        inputs = policy.dist_inputs(torch.as_tensor(obs, dtype=torch.float32))
+        return policy.distribution.sample(inputs, generator).numpy()
+
+    return spaces, _drive(env, act, episodes, seed, labels)
 
 
-def _controlled(env: Env, episodes: int, seed: int) -> dict[str, Tensor]:
-    """One episode of the controller in each of `episodes` lanes."""
+def _drive(
+    env: Env, act: Callable[[VectorEnv, np.ndarray], np.ndarray], episodes: int, seed: int, labels: str
+) -> dict[str, Tensor]:
+    """One episode in each of `episodes` lanes under `act(lanes, obs)`, with its actions or the controller's as labels."""
     lanes = env.make_vec(episodes, autoreset_mode=AutoresetMode.SAME_STEP)
     obs, _ = lanes.reset(seed=seed)
     alive, columns = np.ones(episodes, bool), {"obs": [], "actions": [], "episode": []}
     for _ in range(env.horizon):
-        actions = lanes.base_action(obs)
-        for key, value in (("obs", obs), ("actions", actions), ("episode", np.arange(episodes))):
+        actions = act(lanes, obs)
+        label = lanes.base_action(obs) if labels == "controller" else actions
+        for key, value in (("obs", obs), ("actions", label), ("episode", np.arange(episodes))):
             columns[key].append(np.array(value[alive]))
         obs, _, terminated, truncated, _ = lanes.step(actions)
         alive &= ~(terminated | truncated)

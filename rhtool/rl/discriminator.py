@@ -19,13 +19,11 @@ class Features:
         over: "state_action" or "state".
         distribution: encodes the actions.
         observation: length of an observation.
-        columns: indices of the observation's entries that the discriminator sees; None: all of them.
     """
 
-    def __init__(self, over: str, distribution: ActionDistribution, observation: int, columns: list[int] | None = None):
-        self.over, self.distribution, self.columns = over, distribution, columns
-        self.size = len(columns) if columns is not None else observation
-        self.size += distribution.encoded if over == "state_action" else 0
+    def __init__(self, over: str, distribution: ActionDistribution, observation: int):
+        self.over, self.distribution = over, distribution
+        self.size = observation + (distribution.encoded if over == "state_action" else 0)
 
     def __call__(self, rollout: Rollout) -> Tensor:
         """(T * B, size) float32."""
@@ -34,7 +32,6 @@ class Features:
 
     def join(self, obs: Tensor, encoded_actions: Tensor) -> Tensor:
         """Features (N, size) of observations (N, D) and encoded actions (N, encoded)."""
-        obs = obs if self.columns is None else obs[:, self.columns]
         return torch.cat([obs, encoded_actions], -1) if self.over == "state_action" else obs
 
 

@@ -87,11 +87,14 @@ class Beta(_Box):
 
     def log_prob(self, inputs: Tensor, actions: Tensor) -> Tensor:
         """Log-density (…,) of y at each action."""
-        y = (self.encode(actions) - self.low) / (self.high - self.low)
+        low, high = self.low.to(actions.device), self.high.to(actions.device)
+        y = (self.encode(actions) - low) / (high - low)
         return self(inputs).log_prob(y.clamp(self.margin, 1 - self.margin))
 
     def _to_env(self, y: Tensor) -> Tensor:
-        return (self.low + (self.high - self.low) * y).unflatten(-1, self.action_shape or (1,))
+        # float32 can round above `high`, where the env would refuse the action.
+        x = (self.low + (self.high - self.low) * y).clamp(self.low, self.high)
+        return x.unflatten(-1, self.action_shape or (1,))
 
 
 class Gaussian(_Box):

@@ -37,25 +37,25 @@ def evaluate(
 
     `over` is of what the divergences are. Exact values are those of the policies as they explore, and only given with `explore`.
     """
-    current = rollout(env, policy, episodes, seed, explore)
+    # Streams that neither training nor another seed's evaluation draws from.
+    streams = [int(s) for s in np.random.SeedSequence([seed, 20]).generate_state(2)]
+    current = rollout(env, policy, episodes, streams[0], explore)
     metrics = returns(*current)
     if parquet is not None:
         write_parquet(parquet, *current)
     if base is not None:
-        reference = rollout(env, base, episodes, seed + 1, explore)
+        reference = rollout(env, base, episodes, streams[1], explore)
         metrics |= {f"base/{key}": value for key, value in returns(*reference).items()}
         metrics |= estimated_divergences(policy, base, current, reference, over, seed, explore)
     return metrics | (exact(env, policy, base, over) if exactly and explore else {})
 
 
-def rollout(
-    env: Env, policy: Policy, episodes: int, seed: int, explore: bool = True, workers: int = 0, **changes: Any
-) -> tuple[Rollout, Tensor]:
+def rollout(env: Env, policy: Policy, episodes: int, seed: int, explore: bool = True) -> tuple[Rollout, Tensor]:
     """`episodes` whole episodes side by side, and a mask (T, B) of the steps that belong to each lane's first episode.
 
     Only first episodes count: short ones would be over-represented among all that end within the horizon.
     """
-    sampler = Sampler(env, policy, episodes, seed=seed, workers=workers, changes=changes or None)
+    sampler = Sampler(env, policy, episodes, seed=seed)
     steps = sampler.sample(env.horizon, explore=explore)
     sampler.close()
     done = steps.terminated | steps.truncated

@@ -6,6 +6,7 @@ minibatch, by slices of shuffled columns.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -22,7 +23,6 @@ from torch import Tensor
 from rhtool.divergences import Divergence
 from rhtool.errors import RhtoolError
 from rhtool.rl.modules import DiscriminatorModule, PolicyModule
-from rhtool.rl.ppo import Loss
 
 
 class OrpoConfig(AlgorithmConfig):
@@ -32,8 +32,8 @@ class OrpoConfig(AlgorithmConfig):
         super().__init__(algo_class)
         self.seed_: int = 0
         """seed of the networks' weights and of the shuffling"""
-        self.loss: Loss | None = None
-        """the policy's loss; None: behaviour cloning does not use it"""
+        self.loss: Callable[..., tuple[Tensor, dict[str, Tensor]]] | None = None
+        """the policy's loss of a minibatch: `Loss` or `BcLoss`"""
         self.divergence: Divergence | None = None
         """whose discriminator loss is minimised"""
         self.initial: dict[str, dict[str, Tensor]] = {}
@@ -65,15 +65,16 @@ class OrpoLearner(TorchLearner):
         *,
         training_data: TrainingData,
         num_epochs: int = 1,
-        minibatch_size: int = 128,
+        chunks: int = 1,
         lr: float = 1e-3,
         coefficients: dict[str, float] | None = None,
         **kwargs: Any,
     ) -> dict[str, float]:
-        """`num_epochs` passes over one module's columns in shuffled minibatches of (nearly) `minibatch_size`.
+        """`num_epochs` passes over one module's columns, each in `chunks` shuffled minibatches.
 
         Args:
-            training_data: a `MultiAgentBatch` with the columns of one module.
+            training_data: a `MultiAgentBatch` with the columns of one module (of several learners: a share of the rows).
+            chunks: minibatches of a pass, the same in every learner, for each waits for the others' gradients.
             lr: learning rate.
             coefficients: keyword arguments of the module's loss that change between updates (`entropy`, `kl_coeff`, `action_coeff`).
 
@@ -87,7 +88,6 @@ class OrpoLearner(TorchLearner):
         [(name, batch)] = training_data.batch.policy_batches.items()
         columns = {key: torch.as_tensor(value).to(self._device) for key, value in batch.items()}
         rows = len(next(iter(columns.values())))
-        chunks = max(1, round(rows / minibatch_size))
         module, optimizer = self.module[name], self.get_optimizer(name)
         params, clip = [p for g in optimizer.param_groups for p in g["params"]], self.config.grad_clip
         for group in optimizer.param_groups:
@@ -138,8 +138,8 @@ class OrpoLearner(TorchLearner):
         return loss + extra, parts
 
     def compute_loss_for_module(self, **kwargs: Any) -> Tensor:
-        """RLlib's name for a module's loss; `update` calls `_loss` instead."""
-        return self._loss(kwargs["module_id"], self.module[kwargs["module_id"]], kwargs["batch"], {})[0]
+        """RLlib's hook of its own minibatch loop, which `update` replaces: there is no way here."""
+        raise RuntimeError("OrpoLearner learns through update(), whose coefficients RLlib's loop has no place for")
 
     def weights(self, name: str) -> dict[str, Tensor]:
         """A copy of a module's parameters, on the CPU."""
@@ -192,6 +192,7 @@ class Updater:
                 DiscriminatorModule, *spaces, model_config={"inputs": features, "hidden": list(hidden)}
             )
         config.learners(learner_class=OrpoLearner)
+        self.learners = learners
         config.learners(num_learners=learners, num_gpus_per_learner=gpus)
         if learners:
             from rhtool.rl.sampler import start_ray
@@ -199,9 +200,17 @@ class Updater:
             start_ray()
         self.group = LearnerGroup(config=config, module_spec=MultiRLModuleSpec(rl_module_specs=specs))
 
-    def update(self, name: str, columns: dict[str, Tensor], **options: Any) -> dict[str, float]:
-        """Train one module on its columns (each (N, …)); see `OrpoLearner.update`."""
-        batch = MultiAgentBatch({name: SampleBatch(columns)}, env_steps=len(next(iter(columns.values()))))
+    def update(self, name: str, columns: dict[str, Tensor], minibatch_size: int, **options: Any) -> dict[str, float]:
+        """Train one module on its columns (each (N, …)) in minibatches of (nearly) `minibatch_size` rows.
+
+        Several learners take a share of each minibatch. For the rest see `OrpoLearner.update`.
+        """
+        rows = len(next(iter(columns.values())))
+        options["chunks"] = max(1, min(round(rows / minibatch_size), rows // max(self.learners, 1)))
+        if self.learners:  # whose shares are consecutive rows: each is to have some of either policy
+            order = torch.randperm(rows, generator=torch.Generator().manual_seed(rows))
+            columns = {key: column[order] for key, column in columns.items()}
+        batch = MultiAgentBatch({name: SampleBatch(columns)}, env_steps=rows)
         results = self.group.update(batch=batch, **options)
         return {key: sum(r[key] for r in results) / len(results) for key in results[0]}
 

@@ -74,6 +74,12 @@ class Orpo:
         self.updater = Updater(
             spaces, network, config, len(adversaries), self.features.size, hidden, task.learners, task.gpus
         )
+        if task.base_update_every and any(base.config != network for base in bases):
+            raise ConfigError(
+                "base policies that follow the current policy have its network",
+                "task.base_update_every",
+                f"set task.hidden={bases[0].config['hidden']} task.share_value={bases[0].config['share_value']}".lower(),
+            )
         self.coeff, self.kl_coeff = run.coeff, task.kl_coeff
         self.steps = self.total_steps = self.iterations = 0
         self._sync()
@@ -122,11 +128,9 @@ class Orpo:
         if not self.pools:
             self.pools = [self.features(s.sample(-(-self.task.base_pool // s.lanes))) for s in self.base_samplers]
         size = self.lanes * self.steps_per_lane
-        return [pool[torch.randint(len(pool), (size,), generator=self._pool_generator())] for pool in self.pools]
-
-    def _pool_generator(self) -> torch.Generator:
         # A function of the iteration, so that a resumed run draws what an uninterrupted one draws.
-        return torch.Generator().manual_seed(self.run.seed * 1_000_003 + self.iterations)
+        generator = torch.Generator().manual_seed(self.run.seed * 1_000_003 + self.iterations)
+        return [pool[torch.randint(len(pool), (size,), generator=generator)] for pool in self.pools]
 
     def _fit_discriminators(self, features: Tensor | None, base_features: list[Tensor]) -> dict[str, float]:
         metrics: dict[str, float] = {}
@@ -151,15 +155,15 @@ class Orpo:
         paid = torch.zeros(current.rewards.numel())
         if divergence.over != "action" and not isinstance(divergence, NoDivergence):
             for i, base in enumerate(self.bases):
-                weight = task.base_weights[i] if task.base_weights else 1.0
-                at_states = base.distribution(base.dist_inputs(current.flat(current.obs)))
-                scores = base_scores = None
-                if self.scores:
+                at_states = scores = base_scores = None
+                if not self.scores:
+                    at_states = base.distribution(base.dist_inputs(current.flat(current.obs)))
+                else:
                     scores, base_scores = self.scores[i](features), self.scores[i](base_features[i])
                     metrics = (
                         estimates(divergence, scores, base_scores) | metrics
                     )  # of several base policies, the first's
-                paid += weight * divergence.penalty(scores, base=at_states, d_base=base_scores)
+                paid += self._weight(i) * divergence.penalty(scores, base=at_states, d_base=base_scores)
         strength = self._coeff()
         paid = (strength * paid).clamp(-task.reward_clip, task.reward_clip)
         rewards = current.rewards - paid.view_as(current.rewards)
@@ -188,10 +192,13 @@ class Orpo:
         }
         columns["log_prob"] = policy.distribution.log_prob(columns["dist_inputs"], columns["actions"])
         metrics = {"ppo/explained_variance": float(1 - (targets - values).var() / targets.var().clamp(min=1e-12))}
+        action_coeff = 0.0
         if self.bases:
-            columns["base_inputs"] = self.bases[0].dist_inputs(columns["obs"])
-            metrics |= self._action_divergences(columns)
-        regularised = self.divergence.over == "action" or task.split
+            base_inputs = self.bases[0].dist_inputs(columns["obs"])
+            metrics |= self._action_divergences(columns["dist_inputs"], base_inputs)
+            if self.divergence.over == "action" or task.split:
+                action_coeff = self._weight(0) * self._coeff() / (1 - task.gamma)
+                columns["base_inputs"] = base_inputs
         metrics |= self.updater.update(
             "policy",
             columns,
@@ -199,18 +206,18 @@ class Orpo:
             minibatch_size=task.minibatch,
             lr=self._lr(),
             coefficients={
-                "entropy": scheduled(task.entropy_schedule, task.entropy, self.total_steps),
+                "entropy": scheduled(task.entropy_schedule, task.entropy, self.clock),
                 "kl_coeff": self._kl_coeff(),
-                "action_coeff": self._coeff() / (1 - task.gamma) if regularised and self.bases else 0.0,
+                "action_coeff": action_coeff,
             },
         )
         if "gradient_norm" in metrics:
             metrics["ppo/gradient_norm"] = metrics.pop("gradient_norm")
         return metrics
 
-    def _action_divergences(self, columns: dict[str, Tensor]) -> dict[str, float]:
+    def _action_divergences(self, inputs: Tensor, base_inputs: Tensor) -> dict[str, float]:
         """Mean divergences of the action distributions, current from base, at the visited states."""
-        p, q = (self.policy.distribution(columns[key]) for key in ("dist_inputs", "base_inputs"))
+        p, q = self.policy.distribution(inputs), self.policy.distribution(base_inputs)
         return {f"action_divergence/{n}": float(d.between(p, q).mean()) for n, d in (("kl", KL()), ("chi2", Chi2()))}
 
     def _adapt(self, metrics: dict[str, float]) -> None:
@@ -228,14 +235,22 @@ class Orpo:
             elif metrics[key] < 0.5 * task.divergence_target:
                 self.coeff *= 0.5
 
+    @property
+    def clock(self) -> int:
+        """Env steps by which schedules go: whole batches, whether or not a method samples the base policies' share."""
+        return (self.iterations + 1) * self.task.lanes * self.steps_per_lane
+
+    def _weight(self, base: int) -> float:
+        return self.task.base_weights[base] if self.task.base_weights else 1.0
+
     def _coeff(self) -> float:
-        return scheduled(self.task.coeff_schedule, self.coeff, self.total_steps) * self.divergence.scale(self.run.env)
+        return scheduled(self.task.coeff_schedule, self.coeff, self.clock) * self.divergence.scale(self.run.env)
 
     def _kl_coeff(self) -> float:
-        return scheduled(self.task.kl_coeff_schedule, self.kl_coeff, self.total_steps)
+        return scheduled(self.task.kl_coeff_schedule, self.kl_coeff, self.clock)
 
     def _lr(self) -> float:
-        return scheduled(self.task.lr_schedule, self.task.lr, self.total_steps)
+        return scheduled(self.task.lr_schedule, self.task.lr, self.clock)
 
     def _sync(self) -> None:
         """The newest policy to whoever samples."""
@@ -258,7 +273,9 @@ class Orpo:
             "learner": self.updater.get_state(),
             "samplers": {"current": self.sampler.get_state()}
             | {f"base_{i}": s.get_state() for i, s in enumerate(self.base_samplers)},
-            "bases": {str(i): base.weights for i, base in enumerate(self.bases)} if self.task.base_update_every else {},
+            "bases": {str(i): base.copy().weights for i, base in enumerate(self.bases)}
+            if self.task.base_update_every
+            else {},
             "pools": {str(i): pool for i, pool in enumerate(self.pools)},
             "counts": [self.steps, self.total_steps, self.iterations],
             "coefficients": [self.coeff, self.kl_coeff],

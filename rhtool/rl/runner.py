@@ -81,8 +81,6 @@ class BatchedEnvRunner(EnvRunner):
         lanes: copies of the env, B.
         seed: seeds the env's lanes and the sampling of actions.
         first_lane: index of the first lane among those of all runners, so that no two runners share a lane's stream.
-        observe: also return the env's metrics of the last step of each episode. None: not.
-        changes: fields of `env` to replace for this runner.
     """
 
     def __init__(
@@ -94,12 +92,11 @@ class BatchedEnvRunner(EnvRunner):
         lanes: int,
         seed: int,
         first_lane: int = 0,
-        changes: dict[str, Any] | None = None,
         **kwargs: Any,
     ):
         super().__init__(config=config, **kwargs)
         self.policy, self.lanes = policy, lanes
-        self.env = env.make_vec(lanes, autoreset_mode=AutoresetMode.SAME_STEP, **(changes or {}))
+        self.env = env.make_vec(lanes, autoreset_mode=AutoresetMode.SAME_STEP)
         self.generator = torch.Generator().manual_seed(seed * 10_007 + first_lane)
         seeds = np.random.SeedSequence([seed, 1]).generate_state(first_lane + lanes, np.uint32)[first_lane:]
         self._obs = torch.from_numpy(np.array(self.env.reset(seed=[int(s) for s in seeds])[0], np.float32))

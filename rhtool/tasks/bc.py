@@ -58,7 +58,7 @@ class Bc(Task):
 
     def inputs(self, run: Run) -> dict[str, str]:
         """The demonstrator decides the result."""
-        return {"demonstrator": self.demonstrator} if self.demonstrator else {}
+        return {"demonstrator": self.demonstrator or run.env.base_policy_path()}
 
     def run(self, run: Run) -> dict[str, float]:
         """Collect demonstrations, fit, evaluate."""

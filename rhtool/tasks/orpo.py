@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from rhtool.divergences import KL, BaseConfidence, NoDivergence
 from rhtool.envs.base import Training
@@ -23,9 +23,9 @@ class Orpo(Training, Task):
 
     extra: ClassVar[str] = "rl"
 
-    lr_schedule: list[list[float]] | None = None
+    lr_schedule: list[Any] | None = None
     """[[env steps, lr], …], interpolated; replaces lr"""
-    kl_coeff_schedule: list[list[float]] | None = None
+    kl_coeff_schedule: list[Any] | None = None
     """[[env steps, weight], …], interpolated; replaces the adaptive kl_coeff"""
     base_policies: list[str] = field(default_factory=list)
     """base policies: runs' directories; empty: the environment's own"""
@@ -43,7 +43,7 @@ class Orpo(Training, Task):
     """units of the discriminator's hidden layers"""
     split: bool = False
     """divergence=kl by the chain rule: KL of states by the discriminator, KL of actions in closed form"""
-    coeff_schedule: list[list[float]] | None = None
+    coeff_schedule: list[Any] | None = None
     """[[env steps, coeff], …], interpolated; replaces coeff"""
     divergence_target: float | None = None
     """coeff adapts (x1.5, x0.5) to keep the estimated divergence within a factor of two of this; null: coeff stays"""
@@ -95,10 +95,16 @@ class Orpo(Training, Task):
             raise ConfigError(
                 "action distributions are regularised to one base policy", "task.base_policies", "give one"
             )
+        for name in ("lr_schedule", "entropy_schedule", "kl_coeff_schedule", "coeff_schedule"):
+            check_schedule(getattr(self, name), f"task.{name}")
         if self.divergence_target is not None:
             if isinstance(run.divergence, NoDivergence | BaseConfidence) or not run.divergence.scores_are_log_ratios:
                 raise ConfigError(
                     "there is no estimate to hold to it", "task.divergence_target", "use kl, chi2 or sqrt_chi2"
+                )
+            if self.coeff_schedule or run.coeff == 0:
+                raise ConfigError(
+                    "a coeff that adapts starts above zero and has no schedule", "coeff", "set coeff alone"
                 )
             if run.divergence.over == "action" and self.divergence_measure == "sqrt_chi2":
                 raise ConfigError("it is not measured over actions", "task.divergence_measure", "choose kl or chi2")
@@ -106,8 +112,8 @@ class Orpo(Training, Task):
             raise ConfigError(f"batch {self.batch} for {self.lanes} lanes", "task.batch", "at least one step per lane")
 
     def inputs(self, run: Run) -> dict[str, str]:
-        """The base policies decide the result."""
-        paths = self.base_paths(run) if self.needs_base(run) else []
+        """The base policies decide the result, if only as what it is compared with."""
+        paths = self.base_paths(run) if self.needs_base(run) else [run.env.base_policy_path()]
         return {f"base_policy_{i}": path for i, path in enumerate(paths)}
 
     def run(self, run: Run) -> dict[str, float]:
@@ -121,6 +127,8 @@ class Orpo(Training, Task):
         torch.set_num_threads(self.threads)
         paths = self.base_paths(run)
         bases = [Policy.load_for(run.env, path) for path in paths] if self.needs_base(run) else []
+        away = run.coeff * (self.base_weights[0] if self.base_weights else 1.0) < 0
+        base = self.reference(run) if away or not bases else bases[0].copy()
         work = Algorithm(run, bases)
         try:
             for _ in run.loop(work, self.iterations):
@@ -128,8 +136,20 @@ class Orpo(Training, Task):
         finally:
             work.close()
         work.policy.save(run.path / "policy")
-        base = bases[0] if bases else self.reference(run)
         return {
             "steps": work.steps,
             **evaluation.evaluate(run.env, work.policy, base, self.episodes, run.seed, self.exact),
         }
+
+
+def check_schedule(schedule: list[Any] | None, where: str) -> None:
+    """Raise `ConfigError` unless it is None or `[[steps, value], …]` with ascending steps."""
+    try:
+        steps = [float(at) for at, value in schedule or [] if float(value) == value]
+        good = len(steps) == len(schedule or []) and steps == sorted(steps)
+    except (TypeError, ValueError):
+        good = False
+    if not good:
+        raise ConfigError(
+            f"{schedule} is not a schedule", where, "write [[env steps, value], …]: [[0,0.1],[500000,0.01]]"
+        )

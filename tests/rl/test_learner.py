@@ -96,6 +96,9 @@ def test_two_remote_learners_take_the_step_of_one():
             u.update("policy", columns(), num_epochs=3, minibatch_size=96, lr=1e-2, coefficients=COEFFICIENTS)
         assert close(here.weights("policy"), remote.weights("policy"), atol=1e-3)
         assert not close(start, here.weights("policy"), atol=1e-2)
+        # Shares of 49 and 48 rows, in three minibatches each: nobody waits for a minibatch that does not come.
+        uneven = remote.update("discriminator_0", pairs(97), num_epochs=1, minibatch_size=33, lr=1e-3)
+        assert uneven["discriminator/loss"] == pytest.approx(2 * np.log(2), abs=0.05)
         again = updater(seed=5, learners=2)
         again.set_state(remote.get_state())
         assert close(again.weights("policy"), remote.weights("policy"), atol=0, rtol=0)

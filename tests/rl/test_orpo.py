@@ -20,8 +20,9 @@ def exact(work):
 
 @pytest.mark.parametrize("over", ["state_action", "state", "action"])
 def test_coefficient_zero_is_ppo(make, over):
-    plain = make("divergence=none", *QUICK, bases=[])
-    zero = make("divergence=sqrt_chi2", f"divergence.over={over}", "coeff=0", *QUICK)
+    options = (*QUICK, "task.entropy_schedule=[[0,0.1],[2000,0.0]]")
+    plain = make("divergence=none", *options, bases=[])
+    zero = make("divergence=sqrt_chi2", f"divergence.over={over}", "coeff=0", *options)
     train(plain, 3)
     train(zero, 3)
     assert equal(plain.policy, zero.policy)
@@ -33,8 +34,8 @@ def test_coefficient_zero_is_ppo(make, over):
     [
         (),
         ("divergence.over=state", "task.base_pool=500", "task.discriminator=last"),
-        ("divergence.over=action", "task.lr_schedule=[[0.,1e-3],[5e3,1e-4]]"),
-        ("task.base_update_every=2", "task.divergence_target=0.01", "task.kl_coeff_schedule=[[0.,0.5],[1e4,0.1]]"),
+        ("divergence.over=action", "task.lr_schedule=[[0,1e-3],[5000,1e-4]]"),
+        ("task.base_update_every=2", "task.divergence_target=0.01", "task.kl_coeff_schedule=[[0,0.5],[10000,0.1]]"),
     ],
     ids=["plain", "state pool last", "action schedule", "shifting adaptive"],
 )
@@ -157,6 +158,21 @@ def test_the_coefficient_adapts_to_its_target(make):
     high = make("divergence=sqrt_chi2", "coeff=1", "task.divergence_target=1e9", *QUICK)
     train(high, 3)
     assert high.coeff == pytest.approx(0.5**3)
+
+
+def test_a_negative_weight_pushes_actions_away(make):
+    """In closed form, so without noise: the mean action KL from the base falls with a positive weight, rises with a negative one."""
+    found = []
+    for weight in (1, -1):
+        work = make("divergence=kl", "divergence.over=action", "coeff=1", f"task.base_weights=[{weight}]", *QUICK)
+        found.append(train(work, 8)[-1]["action_divergence/kl"])
+    assert found[0] < found[1] / 2
+
+
+def test_base_policies_that_follow_have_the_policys_network(make):
+    env = make("divergence=none").run.env
+    with pytest.raises(ConfigError, match="network"):
+        make("divergence=kl", "task.base_update_every=1", bases=[uniform(env, hidden=16)])
 
 
 def test_schedules():
