@@ -95,7 +95,7 @@ def test_bc_clones_a_policy_and_evaluate_measures_it(tmp_path):
     assert table["episode"].nunique() == 60 and len(table) == table.groupby("episode")["t"].max().add(1).sum()
     assert table.groupby("episode")["true"].sum().mean() == pytest.approx(base["true/return"])
     # A policy against itself: no divergence but the estimate's noise.
-    assert abs(base["divergence/kl"]) < 0.05 and base["action_divergence/kl"] == 0
+    assert abs(base["divergence/kl"]) < 0.2 and base["action_divergence/kl"] == 0
 
     options = "task.iterations=25 task.minibatch=256 task.lr=3e-3 task.hidden=[64,64] task.episodes=60"
     line = f"task=bc env=tomato task.demonstrator=outputs/base/rollouts.parquet {options} dir=outputs/clone"
