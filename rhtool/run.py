@@ -197,6 +197,12 @@ class Run:
             return None
         record, result = _json(self.path / "provenance.json"), _json(self.path / "result.json")
         if not record:
+            if (self.path / "checkpoints").is_dir():
+                raise RhtoolError(
+                    "the directory holds checkpoints, and nothing says of which run",
+                    str(self.path),
+                    "give another dir=..., or fresh=true to move them aside",
+                )
             return None
         here = identity(self)
         if differing := differences(record.get("identity", {}), here):
@@ -459,6 +465,12 @@ def lock(path: Path) -> Iterator[None]:
 def set_aside(directory: Path) -> None:
     """Move what a run's directory holds to `.old/<n>` in it, so that nothing is lost."""
     content = [p for p in directory.iterdir() if p.name not in (".lock", ".old")]
+    if content and not any((directory / name).exists() for name in ("events.jsonl", "result.json", "checkpoints")):
+        raise RhtoolError(
+            "the directory holds other things than a run, which fresh=true would move aside",
+            str(directory),
+            "give another dir=...",
+        )
     if content:
         old = directory / ".old"
         target = old / str(1 + max((int(p.name) for p in old.glob("[0-9]*")), default=0))
