@@ -108,6 +108,13 @@ class Orpo(Training, Task):
                 )
             if run.divergence.over == "action" and self.divergence_measure == "sqrt_chi2":
                 raise ConfigError("it is not measured over actions", "task.divergence_measure", "choose kl or chi2")
+        for name in ("minibatch", "epochs", "discriminator_epochs", "episodes", "threads"):
+            if getattr(self, name) < 1:
+                raise ConfigError(f"{getattr(self, name)} is too small", f"task.{name}", "choose 1 or more")
+        if not self.hidden or min(self.hidden) < 1:
+            raise ConfigError(f"{self.hidden} are no layers", "task.hidden", "write task.hidden=[64,64]")
+        if not 0 <= self.gamma < 1:
+            raise ConfigError(f"{self.gamma} is not a discount", "task.gamma", "choose 0 or more, and below 1")
         if self.lanes < 1 or self.batch < self.lanes:
             raise ConfigError(f"batch {self.batch} for {self.lanes} lanes", "task.batch", "at least one step per lane")
 
