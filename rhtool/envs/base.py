@@ -57,16 +57,24 @@ class Training:
     """weight of KL(old || new) in the loss at the start; it adapts to `kl_target`"""
     kl_target: float = 0.01
     """KL(old || new) of an iteration that leaves `kl_coeff` alone"""
+    network: str = choice("mlp", "lstm")
+    """policy and value function: fully connected, or an LSTM over the last axis of the observation (features, time)"""
     hidden: list[int] = field(default_factory=lambda: [64, 64])
-    """units of the hidden layers of policy and value function"""
+    """units of the hidden layers of policy and value function (of an LSTM: equal ones)"""
     share_value: bool = False
     """one trunk for policy and value function"""
+    action_margin: float = 0.01
+    """bounded actions: share of the range, next to each bound, over which log-probabilities stay constant"""
+    discriminator_obs: str = choice("all", "latest")
+    """what discriminators see of an observation: all of it, or only what the environment says is its newest part"""
     reward_clip: float = 1000.0
     """the penalty of one step is clipped to this size"""
     init_from_base: bool = False
     """start from the base policy's weights"""
     episodes: int = 100
     """episodes of an evaluation"""
+    evaluation_lanes: int = 0
+    """copies of the env over which an evaluation spreads its episodes evenly; 0: one for each"""
 
 
 @dataclass

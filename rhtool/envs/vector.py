@@ -48,6 +48,14 @@ class VectorEnv(gymnasium.vector.VectorEnv):
     """attributes that hold the subclass's state: arrays whose first axis is the lane"""
     render_modes: ClassVar[tuple[str, ...]] = ()
     """values of `render_mode` besides None"""
+    horizon_terminates: bool = False
+    """the end of the horizon is signalled as `terminated`, not as `truncated`"""
+    obs_offset: np.ndarray | float = 0.0
+    """networks see `(observation - obs_offset) * obs_scale`; each broadcasts to an observation"""
+    obs_scale: np.ndarray | float = 1.0
+    """see `obs_offset`"""
+    latest: np.ndarray | None = None
+    """int64: columns of the flattened observation that describe the newest state, the rest being history; None: all"""
 
     def __init__(
         self,
@@ -132,8 +140,9 @@ class VectorEnv(gymnasium.vector.VectorEnv):
         raise TypeError(f"{type(self).__name__} does not implement _render")
 
     def base_action(self, observations: np.ndarray) -> np.ndarray | None:
-        """The hand-written controller's actions, `(B, …)`, for the lanes' present state; None where the base policy is
-        a trained one."""
+        """The hand-written controller's actions, `(B, …)`, for the lanes' present state, noise that it is configured to
+        add included; None where the base policy is a trained one. A question: asking changes nothing, and asking twice
+        gives the same answer (a controller with memory or noise keeps its next action in the state)."""
         return None
 
     # --- what every environment shares
@@ -175,12 +184,12 @@ class VectorEnv(gymnasium.vector.VectorEnv):
         active = self._everyone if resetting is None else ~resetting
         proxy, true, terminated = self._step(actions, active)
         self._elapsed += active
-        truncated = self._elapsed >= self.config.horizon
+        ended = active & (self._elapsed >= self.config.horizon)
+        terminated, truncated = (terminated | ended, ~self._everyone) if self.horizon_terminates else (terminated, ended)
         info = {"proxy_reward": proxy, "true_reward": true, **self._metrics()}
         reward = self._reward(proxy, true, terminated)
         if resetting is not None:
             self._begin(resetting)
-            truncated &= active
             reward = np.where(active, reward, 0.0)
             info = {key: np.where(active, value, np.zeros_like(value)) for key, value in info.items()}
         done = terminated | truncated
