@@ -30,7 +30,7 @@ _owner: object | None = None
 def home() -> Path:
     """Directory of the installed SUMO (its `bin`, `tools`, `data`), also put into `SUMO_HOME`, which the packages around
     SUMO read. Raises `MissingExtra` where the wheel is not installed."""
-    path = _package("sumo", "eclipse-sumo").SUMO_HOME
+    path = package("sumo", "eclipse-sumo").SUMO_HOME
     os.environ.setdefault("SUMO_HOME", path)
     return Path(path)
 
@@ -43,10 +43,12 @@ def has_libsumo() -> bool:
 def library() -> Any:
     """The module `libsumo`. Raises `MissingExtra` where it is not installed."""
     home()
-    # Without it libsumo warns, at every import, that pyarrow was built against another Arrow: the two do not meet, as
-    # nothing here asks SUMO for Parquet files. Packages that `import traci` get libsumo instead.
+    # Without the variable libsumo warns, at every import, that pyarrow was built against another Arrow: the two do not
+    # meet, as nothing here asks SUMO for Parquet files. With it `import traci` means libsumo, which sumo-rl needs, but
+    # only if it comes before `import libsumo` (they import each other).
     os.environ["LIBSUMO_AS_TRACI"] = "quiet"
-    return _package("libsumo", "libsumo")
+    package("traci", "traci")
+    return package("libsumo", "libsumo")
 
 
 def claim(owner: object) -> None:
@@ -124,7 +126,7 @@ class Simulation:
             )
         binary = home() / "bin" / ("sumo-gui" if self.gui else "sumo")
         os.environ.pop("LIBSUMO_AS_TRACI", None)
-        traci = _package("traci", "traci")
+        traci = package("traci", "traci")
         if not hasattr(traci, "main"):
             raise RhtoolError(
                 "this process has loaded libsumo in the place of TraCI", "env.backend=traci", "use another process"
@@ -147,7 +149,8 @@ def _quietly(function: Any, **arguments: Any) -> Any:
         return function(**arguments)
 
 
-def _package(module: str, wheel: str) -> Any:
+def package(module: str, wheel: str) -> Any:
+    """The module `module`, or `MissingExtra` naming the wheel that holds it."""
     try:
         return importlib.import_module(module)
     except ImportError as error:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import xml.etree.ElementTree as ElementTree
+from collections.abc import Sequence
 from functools import cache
 from pathlib import Path
 
@@ -11,15 +12,17 @@ import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
 _GRASS, _ROAD, _INK, _MARKED = (229, 236, 221), (98, 102, 108), (40, 44, 52), (30, 90, 220)
+_LIGHTS = {"G": (40, 220, 60), "g": (40, 220, 60), "y": (250, 210, 30), "r": (235, 40, 30)}
 _SMOOTH = 2
 
 
 class Canvas:
     """Roads drawn once, vehicles on a copy of them for each frame."""
 
-    def __init__(self, network: Path, view: tuple[float, float, float, float], scale: float, header: int = 46):
-        """`view` is the part of the network to show: x0, y0, x1, y1 (m); `scale` in pixels/m; `header` pixels on top are
-        for text."""
+    def __init__(self, network: Path, view: tuple[float, float, float, float], scale: float, fast: float, header: int = 46):
+        """`view` is the part of the network to show: x0, y0, x1, y1 (m); `scale` in pixels/m; `fast` is the speed (m/s)
+        drawn in full green; `header` pixels on top are for text."""
+        self._fast = fast
         self._x0, self._y0, x1, self._y1 = view
         self._scale, self._header = scale * _SMOOTH, header * _SMOOTH
         width, height = (x1 - self._x0) * self._scale, (self._y1 - self._y0) * self._scale
@@ -31,18 +34,27 @@ class Canvas:
             draw.line(points, _ROAD, thick, joint="curve")
         draw.rectangle((0, 0, width, self._header), "white")
 
-    def frame(self, vehicles: list[tuple[float, float, float, float, bool]], lines: list[str]) -> np.ndarray:
+    def frame(
+        self,
+        vehicles: list[tuple[float, float, float, float, bool]],
+        lines: list[str],
+        lights: Sequence[tuple[tuple[float, float], str]] = (),
+    ) -> np.ndarray:
         """uint8 (H, W, 3): `vehicles` are (x, y, angle, speed, marked) of the front bumper, SUMO's angle (degrees, north
-        0, clockwise), m/s; red stands, green drives at 20 m/s or more, marked ones have a blue frame."""
+        0, clockwise), m/s; red stands, green drives at `fast` or more, marked ones have a blue frame. `lights` are points (m) with SUMO's letter of their colour."""
         image = self._roads.copy()
         draw = ImageDraw.Draw(image)
         for x, y, angle, speed, marked in vehicles:
             along = math.radians(90 - angle)
-            share = min(max(speed / 20, 0), 1)
+            share = min(max(speed / self._fast, 0), 1)
             colour = (round(215 * min(1, 2 - 2 * share)), round(40 + 130 * min(1, 2 * share)), 40)
             if marked:
                 draw.polygon(self._box(x, y, along, 5.0, 2.6, 0.5), _MARKED)
             draw.polygon(self._box(x, y, along, 5.0, 1.8, 0.0), colour)
+        for (x, y), letter in lights:
+            px, py = self._pixel(x, y)
+            r = 1.4 * self._scale
+            draw.ellipse((px - r, py - r, px + r, py + r), _LIGHTS.get(letter, _LIGHTS["r"]), _INK)
         for i, line in enumerate(lines):
             draw.text((8 * _SMOOTH, (5 + 20 * i) * _SMOOTH), line, _INK, font=_font(13 * _SMOOTH))
         width, height = image.size

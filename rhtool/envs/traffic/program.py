@@ -90,7 +90,7 @@ class TrafficProgram:
         from rhtool.envs.sumo_picture import Canvas
 
         if self._canvas is None:
-            self._canvas = Canvas(NETWORK, (0, -4, 225, 76), 4.0)
+            self._canvas = Canvas(NETWORK, (0, -4, 225, 76), 4.0, 20.0)
         merge = self._merge
         slots, speeds = set(merge.slots), [v.speed for v in merge.vehicles.values()]
         mean = sum(speeds) / max(len(speeds), 1)
