@@ -64,6 +64,7 @@ def register() -> None:
         for cls in [base, *subclasses(base)]:
             store.store(group=f"schema/{group}", name=option_name(cls), node=cls)
     OmegaConf.register_new_resolver("scaled", _scaled, replace=True)
+    OmegaConf.register_new_resolver("cloned", functools.partial(_scaled, numbers="cloning"), replace=True)
 
 
 def subclasses(base: type) -> list[type]:
@@ -88,10 +89,11 @@ def options(group: str) -> dict[str, tuple[str, type]]:
     return found
 
 
-def _scaled(key: str, *, _root_: Any) -> Any:
-    """`${scaled:lr}`: the number of the chosen `scale` if it has one, else the environment's own `training` number."""
+def _scaled(key: str, *, _root_: Any, numbers: str = "training") -> Any:
+    """`${scaled:lr}`: the number of the chosen `scale` if it has one, else the environment's own `training` number.
+    `${cloned:passes}`: likewise, from its `cloning`."""
     value = OmegaConf.select(_root_, f"scale.{key}")
-    return OmegaConf.select(_root_, f"env.training.{key}") if value is None else value
+    return OmegaConf.select(_root_, f"env.{numbers}.{key}") if value is None else value
 
 
 # Composing
