@@ -161,6 +161,9 @@ def cross_fitted(
 
     `inputs` are the features (N, F) and (M, F), `known` the parts of the scores, (N,) and (M,), that need not be learnt.
     """
+    # Every feature from 0 to 1: the ratio of densities does not depend on units, learning it does.
+    low, high = torch.cat(inputs).aminmax(dim=0)
+    inputs = [(x - low) / (high - low).clamp(min=1e-12) for x in inputs]
     fold = [torch.arange(len(x)) * folds // max(len(x), 1) for x in inputs]
     d = [torch.empty(len(x)) for x in inputs]
     with torch.random.fork_rng(devices=[]):
