@@ -24,6 +24,9 @@ from rhtool.errors import ConfigError
 LARGEST = 0.1
 """the largest action"""
 
+PICTURED = 3 * 288
+"""steps that a picture shows"""
+
 
 class GlucoseVectorEnv(VectorEnv):
     """B patients. `info` has of each step: `bg`, `cgm` (mg/dL), `insulin` (U/min), `cho` (g/min of the meals announced),
@@ -51,16 +54,20 @@ class GlucoseVectorEnv(VectorEnv):
     def __init__(self, config: Glucose, lanes: int, **options: Any):
         """Raises `ConfigError` for an unknown patient and numbers out of range."""
         _check(config)
-        self._who = who = patients.select(config.patient)[np.arange(max(lanes, 1)) % len(patients.select(config.patient))]
+        self._who = who = patients.select(config.patient)[
+            np.arange(max(lanes, 1)) % len(patients.select(config.patient))
+        ]
         self._fixed_seeds = (config.meal_seed, config.sensor_seed)
         self.seeds = np.array([[seed or 0 for seed in self._fixed_seeds]] * max(lanes, 1), np.int64)
         """int64 (B, 2): seeds of the last episode's meals and of its sensor noise"""
+        highest = np.array([[config.cgm_max], [kernel.PUMP_MAX]]) * np.ones(patients.HISTORY)
         spaces = (
-            gymnasium.spaces.Box(0.0, np.inf, (2, patients.HISTORY), np.float32),
+            gymnasium.spaces.Box(np.float32(0.0), highest.astype(np.float32), dtype=np.float32),
             gymnasium.spaces.Box(0.0, LARGEST, (1,), np.float32),
         )
         super().__init__(config, lanes, *spaces, **options)
         self._starts = {key: value[who] for key, value in patients.starts(config.start).items()}
+        np.clip(self._starts["cgm"], config.cgm_min, config.cgm_max, out=self._starts["cgm"])
         self._constants = kernel.constants(patients.parameters())[who]
         self._gains = patients.gains()[who]
         self._scale = patients.basal_rates()[who] * config.basal_scaling
@@ -102,6 +109,8 @@ class GlucoseVectorEnv(VectorEnv):
         """float64 (B, 2): the controller's sum of errors and last error"""
         self.controller = np.zeros((lanes, 1), np.float32)
         """float32 (B, 1): the controller's next action"""
+        # What a picture shows: BG, CGM, insulin, meals of the last steps as rings. It decides nothing, so it is no state.
+        self._trace = None if self.render_mode is None else np.full((lanes, 4, PICTURED), np.nan, np.float32)
 
     def _quirk(self, name: str) -> bool:
         """A flag of the configuration; null is true in variant orpo alone."""
@@ -142,6 +151,9 @@ class GlucoseVectorEnv(VectorEnv):
             self.noise[mask] = noise[:, 2:]
             reading = reading + noise[:, 1]
         self.held[mask] = np.clip(reading, self.config.cgm_min, self.config.cgm_max)
+        if self._trace is not None:
+            self._trace[mask] = np.nan
+            self._trace[mask, 1:3, -patients.HISTORY :] = self.window[mask]
         _, _, windup, kick = self._flags
         kernel.begin_control(
             mask,
@@ -185,6 +197,9 @@ class GlucoseVectorEnv(VectorEnv):
             true,
             terminated,
         )
+        if self._trace is not None:
+            lanes = np.flatnonzero(mask)
+            self._trace[lanes, :, self._elapsed[lanes] % PICTURED] = self.last[lanes, :4]
         return proxy, true, terminated
 
     def _observe(self, out: np.ndarray, mask: np.ndarray) -> None:
@@ -214,6 +229,21 @@ class GlucoseVectorEnv(VectorEnv):
         """The PID controller's action, float32 (B, 1), with its noise."""
         return self.controller.copy()
 
+    def set_state(self, state: dict[str, np.ndarray]) -> None:
+        super().set_state(state)
+        if self._trace is not None:
+            place = (self._elapsed[:, None] - patients.HISTORY + np.arange(patients.HISTORY)) % PICTURED
+            self._trace[:] = np.nan
+            self._trace[np.arange(self.num_envs)[:, None], 1:3, place] = self.observe().swapaxes(1, 2)
+
+    def _render(self, lane: int) -> np.ndarray:
+        from rhtool.envs.glucose import render
+
+        elapsed = int(self._elapsed[lane])
+        trace = np.roll(self._trace[lane], -(elapsed % PICTURED), axis=1)
+        name = patients.names()[self._who[lane]]
+        return render.picture(trace, elapsed, name, (self.config.bg_min, self.config.bg_max))
+
 
 def _check(config: Glucose) -> None:
     """Raise `ConfigError` for numbers that make no sense."""
@@ -225,7 +255,9 @@ def _check(config: Glucose) -> None:
         a, b = getattr(config, low), getattr(config, high)
         if not least <= a < b < np.inf:
             raise ConfigError(
-                f"{low} {a} and {high} {b} are no range", f"env.{low}, env.{high}", f"choose {least} <= {low} < {high} ({unit})"
+                f"{low} {a} and {high} {b} are no range",
+                f"env.{low}, env.{high}",
+                f"choose {least} <= {low} < {high} ({unit})",
             )
     for name in ("basal_scaling", "proxy_scale", "true_scale"):
         if not 0.0 < getattr(config, name) < np.inf:

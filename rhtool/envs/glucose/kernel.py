@@ -40,9 +40,41 @@ from rhtool.envs.glucose.rewards import magni, reward
 from rhtool.envs.rng import integers, normal
 
 CONSTANTS = (
-    "kmax kmin b d a_full a_low kabs rate_of_appearance kp1 kp2 kp3 Fsnc ke1 ke2 k1 k2 Vm0 Vmx Km0 m1 m2 m24 m130 ka1 ka2 "
-    "kd ka1kd ksc p2u Ib ki per_Vi per_Vg BW"
-).split()
+    "kmax",
+    "kmin",
+    "b",
+    "d",
+    "a_full",
+    "a_low",
+    "kabs",
+    "rate_of_appearance",
+    "kp1",
+    "kp2",
+    "kp3",
+    "Fsnc",
+    "ke1",
+    "ke2",
+    "k1",
+    "k2",
+    "Vm0",
+    "Vmx",
+    "Km0",
+    "m1",
+    "m2",
+    "m24",
+    "m130",
+    "ka1",
+    "ka2",
+    "kd",
+    "ka1kd",
+    "ksc",
+    "p2u",
+    "Ib",
+    "ki",
+    "per_Vi",
+    "per_Vg",
+    "BW",
+)
 """columns of `constants()`"""
 
 MEAL_MINUTES = 5

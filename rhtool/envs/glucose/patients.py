@@ -14,8 +14,39 @@ from rhtool.errors import ConfigError, nearest
 DATA = Path(__file__).parent / "data"
 
 PARAMETERS = (
-    "BW Ib kabs kmax kmin b d Vg Vi Vmx Km0 k2 k1 p2u m1 m2 m4 m30 ki kp1 kp2 kp3 f ke1 ke2 Fsnc Vm0 kd ksc ka1 ka2 u2ss"
-).split()
+    "BW",
+    "Ib",
+    "kabs",
+    "kmax",
+    "kmin",
+    "b",
+    "d",
+    "Vg",
+    "Vi",
+    "Vmx",
+    "Km0",
+    "k2",
+    "k1",
+    "p2u",
+    "m1",
+    "m2",
+    "m4",
+    "m30",
+    "ki",
+    "kp1",
+    "kp2",
+    "kp3",
+    "f",
+    "ke1",
+    "ke2",
+    "Fsnc",
+    "Vm0",
+    "kd",
+    "ksc",
+    "ka1",
+    "ka2",
+    "u2ss",
+)
 """columns of `parameters()`"""
 
 GAINS = ("setpoint", "kp", "ki", "kd")

@@ -41,7 +41,7 @@ def meals(seeds: np.ndarray, means: np.ndarray, days: int) -> tuple[np.ndarray, 
     from scipy.special import ndtr, ndtri
 
     taken = np.zeros((len(seeds), days, SLOTS), bool)
-    u, z = np.empty(taken.shape), np.empty(taken.shape)
+    u, z = np.zeros(taken.shape), np.zeros(taken.shape)
     _draw_meals(seeds, _PROBABILITY, taken, u, z)
     low, high = ndtr((_FIRST - _MEAN) / _SPREAD), ndtr((_LAST - _MEAN) / _SPREAD)
     times = np.rint(_MEAN + _SPREAD * ndtri(low + u * (high - low)))
