@@ -6,32 +6,268 @@ SUMO, sumo-rl and any registered gymnasium environment come as a `Program`; `Pro
 
 from __future__ import annotations
 
+import weakref
+from dataclasses import dataclass, field
 from typing import Any, Protocol
 
+import gymnasium
 import numpy as np
+from numba import njit
+
+from rhtool.envs.base import Env
+from rhtool.envs.pool import Died, LocalLanes, Pool
+from rhtool.envs.rng import bits
+from rhtool.envs.vector import VectorEnv
+from rhtool.envs.worker import failure, row_type
+from rhtool.errors import RhtoolError
 
 
 class Program(Protocol):
     """One simulation. Everything it does after `reset(seed)` is decided by `seed` and the actions that follow: a
-    snapshot is the two, and restoring one replays them."""
+    snapshot is the two, and restoring one replays them.
+
+    Nothing here is a base class: any object with these methods will do. After an exception in `reset` or `step` the next
+    call is `reset` or `close`.
+    """
 
     def reset(self, seed: int) -> np.ndarray:
         """Start an episode; `seed` is 0 to 2^31 - 1. Returns the first observation."""
         ...
 
-    def step(self, action: Any) -> tuple[np.ndarray, float, float, bool, dict[str, float]]:
-        """One step with a checked action: observation, proxy reward, true reward, terminated, metrics. The metrics'
-        names never change. Truncation at the horizon is the caller's."""
+    def step(self, action: Any) -> tuple[np.ndarray, float, float, bool, bool, dict[str, float]]:
+        """One step with a checked action: observation, proxy reward, true reward, terminated, truncated, metrics.
+
+        `truncated` is the program's own cut; that at the environment's horizon is the caller's. The metrics are numbers,
+        and their names those of `metric_names`.
+        """
         ...
 
     def base_action(self) -> np.ndarray | None:
-        """The hand-written controller's action in the present state; None where there is none. A pure question."""
+        """The hand-written controller's action in the present state; None where there is none. A pure question, asked
+        after each reset and step."""
         ...
 
     def render(self, mode: str) -> Any:
-        """A frame of the present state."""
+        """A frame of the present state: text, or an array."""
         ...
 
     def close(self) -> None:
         """Free what it holds; called once, also after an error."""
         ...
+
+
+@dataclass(frozen=True)
+class ProgramSpec:
+    """How a program is made, in this process or another: `target(**options)`."""
+
+    target: str
+    """`module:attribute`, a class or a function that returns a `Program`. Imported by name, once per environment"""
+    options: dict[str, Any] = field(default_factory=dict)
+    """its keyword arguments: JSON values, or dataclasses of such (tuples arrive as lists in another process)"""
+
+
+class ProgramVectorEnv(VectorEnv):
+    """B programs as one environment. A subclass implements `program` and hands on spaces and names of metrics.
+
+    Programs are made at the first `reset` (all at once), so that an environment of which only the spaces are wanted
+    costs nothing. A lane's episode seed is drawn from its stream. A snapshot holds that seed, the actions of the episode
+    so far and its last observation; a lane is replayed when it is next stepped or rendered, and an observation that
+    then differs from the one saved is an error.
+
+    After an exception in a program every lane is where it was before the call. After the death of a process, or an
+    interrupt in the middle of a step, the environment is closed.
+    """
+
+    state_names = ("episode_seed", "history", "observation", "controller", "has_controller")
+
+    def __init__(
+        self,
+        config: Env,
+        lanes: int,
+        observation_space: gymnasium.spaces.Box,
+        action_space: gymnasium.Space,
+        *,
+        metric_names: tuple[str, ...] = (),
+        processes: bool = True,
+        **options: Any,
+    ):
+        """`metric_names` are the keys of the metrics of each step; with `processes` each lane is a process."""
+        super().__init__(config, lanes, observation_space, action_space, **options)
+        self.processes, self.metric_names = processes, tuple(metric_names)
+        shape, dtype = action_space.shape, action_space.dtype
+        self.episode_seed = np.zeros(lanes, np.int64)
+        """int64 (B,): seed of the lane's episode"""
+        self.history = np.zeros((lanes, config.horizon, *shape), dtype)
+        """(B, horizon, *action shape): the episode's actions, zero from its present step on"""
+        self.observation = np.zeros(self.observation_space.shape, observation_space.dtype)
+        """(B, *shape): the last observation"""
+        self.controller = np.zeros((lanes, *shape), dtype)
+        """(B, *action shape): the controller's next action"""
+        self.has_controller = np.zeros(lanes, bool)
+        """bool (B,): `controller` is one"""
+        row = row_type(observation_space.dtype, observation_space.shape, dtype, shape, len(self.metric_names))
+        self._rows = np.zeros(lanes, row)
+        self._stale = np.ones(lanes, bool)  # the program is not where the arrays say
+        self._programs: LocalLanes | Pool | None = None
+        self._finalizer: weakref.finalize | None = None
+
+    def program(self) -> ProgramSpec:
+        """How a lane's program is made."""
+        raise TypeError(f"{type(self).__name__} does not implement program")
+
+    def base_action(self, observations: np.ndarray) -> np.ndarray | None:
+        """What the programs' controllers said they would do next; None where they have none."""
+        return self.controller.copy() if self.has_controller.all() else None
+
+    def set_state(self, state: dict[str, np.ndarray]) -> None:
+        """As `VectorEnv.set_state`. The programs follow when they are next needed."""
+        super().set_state(state)
+        self._stale[:] = True
+
+    def close_extras(self, **kwargs: Any) -> None:
+        """Close the programs and end their processes; see `close`."""
+        if getattr(self, "_finalizer", None) is not None:
+            self._finalizer()
+
+    def _reset(self, mask: np.ndarray) -> None:
+        lanes = np.flatnonzero(mask)
+        rng, seeds = self._rng.copy(), self.episode_seed.copy()
+        _draw(rng, mask, seeds)
+        self._exchange(b"r", lanes, seeds, None)
+        self._rng, self.episode_seed = rng, seeds
+        self.history[lanes] = 0
+        self._keep(lanes)
+        self._stale[lanes] = False
+
+    def _step(self, actions: np.ndarray, mask: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        lanes = np.flatnonzero(mask)
+        self._restore(lanes)
+        self._exchange(b"s", lanes, self.episode_seed, actions)
+        self.history[lanes, self._elapsed[lanes]] = actions[lanes]
+        self._keep(lanes)
+        rows = self._rows
+        return tuple(np.where(mask, rows[name], rows.dtype[name].type(0)) for name in ("proxy", "true", "terminated"))
+
+    def _truncated(self) -> np.ndarray:
+        return self._rows["truncated"].copy()
+
+    def _observe(self, out: np.ndarray, mask: np.ndarray) -> None:
+        out[mask] = self.observation[mask]
+
+    def _metrics(self) -> dict[str, np.ndarray]:
+        return {name: self._rows["metrics"][:, k].copy() for k, name in enumerate(self.metric_names)}
+
+    def _render(self, lane: int) -> Any:
+        self._start()
+        self._restore(np.array([lane]))
+        try:
+            frame = self._programs.render(lane, self.render_mode)
+        except Died as died:
+            raise self._died(died) from died
+        except Exception as error:
+            frame, cause = failure(error), error
+        else:
+            cause = None
+        if isinstance(frame, dict):
+            raise self._failed(lane, "render", frame) from cause
+        return frame
+
+    def _keep(self, lanes: np.ndarray) -> None:
+        """Take over what the lanes answered."""
+        rows = self._rows[lanes]
+        self.observation[lanes], self.controller[lanes] = rows["observation"], rows["base_action"]
+        self.has_controller[lanes] = rows["has_base"]
+
+    def _restore(self, lanes: np.ndarray) -> None:
+        """Replay the lanes whose program is not where the arrays say."""
+        stale = lanes[self._stale[lanes]]
+        if not len(stale):
+            return
+        rows = self._rows.copy()
+        past = {i: self.history[i, : self._elapsed[i]] for i in stale.tolist()}
+        self._exchange(b"p", stale, self.episode_seed, past, rows)
+        for i in stale.tolist():
+            if not np.array_equal(rows["observation"][i], self.observation[i], equal_nan=True):
+                raise RhtoolError(
+                    f"the same seed and actions led to another observation in step {self._elapsed[i]}, so the program is"
+                    " not deterministic and a snapshot of it cannot be restored",
+                    self._place(i),
+                    "let the program draw all its random numbers from a generator that reset(seed) seeds, and let reset"
+                    " forget the episodes before",
+                )
+        self._stale[stale] = False
+
+    def _exchange(
+        self, op: bytes, lanes: np.ndarray, seeds: np.ndarray, actions: Any, rows: np.ndarray | None = None
+    ) -> None:
+        """Ask the lanes; what they answer is in `rows`. If any fails, all are to be replayed."""
+        if not len(lanes):
+            return
+        try:
+            self._start()
+            failed = self._programs.exchange(op, lanes, seeds, actions, self._rows if rows is None else rows)
+        except Died as died:
+            raise self._died(died) from died
+        except BaseException:
+            self._stale[:] = True
+            if self.processes:  # answers that were not read would be taken for the next ones
+                self.close()
+            raise
+        if not failed:
+            return
+        self._stale[:] = True
+        lane, error = next(iter(failed.items()))
+        cause = error if isinstance(error, BaseException) else None
+        doing = {b"r": f"reset({seeds[lane]})", b"s": "step", b"p": "the replay of its episode"}[op]
+        raise self._failed(lane, doing, failure(cause) if cause else error) from cause
+
+    def _start(self) -> None:
+        """Make the programs, unless they are there."""
+        name = type(self).__name__
+        if self.closed:
+            raise RhtoolError("the environment is closed", name, "make a new one")
+        if self._programs is not None:
+            return
+        spec = self.program()
+        arguments = (self.num_envs, spec.target, spec.options, self.metric_names)
+        try:
+            self._programs = Pool(*arguments, self._rows.dtype) if self.processes else LocalLanes(*arguments)
+        except TypeError as error:
+            raise RhtoolError(
+                str(error), f"{name}.program", "give numbers, strings, lists, dicts, dataclasses"
+            ) from error
+        # The environment may be forgotten, or the program end, without a close.
+        self._finalizer = weakref.finalize(self, self._programs.close)
+
+    def _place(self, lane: int) -> str:
+        return f"lane {lane} of {type(self).__name__}, step {self._elapsed[lane]} of the episode of seed {self.episode_seed[lane]}"
+
+    def _failed(self, lane: int, doing: str, failure: dict[str, str]) -> RhtoolError:
+        error = RhtoolError(
+            f"{doing} of the program failed: {failure['what']}" if not failure["mend"] else failure["what"],
+            f"{self._place(lane)}{failure['where'] and '; ' + failure['where']}",
+            failure["mend"] or "mend the program; RHTOOL_FULL_ERROR=1 shows its traceback",
+        )
+        error.add_note(failure["traceback"])
+        return error
+
+    def _died(self, died: Died) -> RhtoolError:
+        self._stale[:] = True
+        self.close()
+        if died.lane < 0:
+            return RhtoolError(
+                died.how[0].upper() + died.how[1:], type(self).__name__, "what they wrote to the screen says why"
+            )
+        return RhtoolError(
+            f"a program has died: {died.how}",
+            self._place(died.lane),
+            "what it wrote to the screen may say why; if memory ran out, use fewer lanes",
+        )
+
+
+@njit(cache=True)
+def _draw(rng, mask, seeds):
+    """A new episode seed, 31 bits, in the lanes of `mask`."""
+    for i in range(len(mask)):
+        if mask[i]:
+            seeds[i] = np.int64(bits(rng[i]) >> np.uint64(33))

@@ -54,6 +54,8 @@ class VectorEnv(gymnasium.vector.VectorEnv):
     """networks see `(observation - obs_offset) * obs_scale`; each broadcasts to an observation"""
     obs_scale: np.ndarray | float = 1.0
     """see `obs_offset`"""
+    lane_is_a_process: ClassVar[bool] = False
+    """each lane is a process of the operating system, so hundreds of them are many"""
     latest: np.ndarray | None = None
     """int64: columns of the flattened observation that describe the newest state, the rest being history; None: all"""
 
@@ -121,6 +123,10 @@ class VectorEnv(gymnasium.vector.VectorEnv):
         """
         raise TypeError(f"{type(self).__name__} does not implement _step")
 
+    def _truncated(self) -> np.ndarray:
+        """The lanes, bool `(B,)`, whose episode the environment itself cut in the step just made, before the horizon."""
+        return ~self._everyone
+
     def _observe(self, out: np.ndarray, mask: np.ndarray) -> None:
         """Write the observations of the lanes where `mask` is true into those rows of `out` (`(B, *shape)`, not
         initialised)."""
@@ -184,10 +190,11 @@ class VectorEnv(gymnasium.vector.VectorEnv):
         active = self._everyone if resetting is None else ~resetting
         proxy, true, terminated = self._step(actions, active)
         self._elapsed += active
-        ended = active & (self._elapsed >= self.config.horizon)
-        terminated, truncated = (
-            (terminated | ended, ~self._everyone) if self.horizon_terminates else (terminated, ended)
-        )
+        ended, truncated = active & (self._elapsed >= self.config.horizon), self._truncated() & active
+        if self.horizon_terminates:
+            terminated = terminated | ended
+        else:
+            truncated = truncated | ended
         info = {"proxy_reward": proxy, "true_reward": true, **self._metrics()}
         reward = self._reward(proxy, true, terminated)
         if resetting is not None:
@@ -334,6 +341,10 @@ class SingleEnv(gymnasium.Env):
         """A frame, or None without a `render_mode`."""
         frames = self.vector.render()
         return None if frames is None else frames[0]
+
+    def close(self) -> None:
+        """Close the vector environment."""
+        self.vector.close()
 
     def get_state(self) -> dict[str, np.ndarray]:
         """As `VectorEnv.get_state`: arrays with one lane."""

@@ -1,0 +1,66 @@
+"""Any registered gymnasium environment as an environment of rhtool."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from rhtool.envs.base import Env
+from rhtool.schema import incidental
+
+if TYPE_CHECKING:
+    from rhtool.envs.gym.env import GymVectorEnv
+
+BOAT_RACE = "rhtool.envs.gym.boat_race:BoatRace-v0"
+
+
+@dataclass
+class Gym(Env):
+    """Any registered gymnasium environment, yours too; of itself a boat race that can be hacked."""
+
+    id: str = BOAT_RACE
+    """what gymnasium.make takes: CartPole-v1, or module:Name-v0, where importing the module registers the environment; a
+    module may be a file in the working directory"""
+    true_reward: str = "true_reward"
+    """a key of info (a dot goes into nested dicts), or module:function, called as f(obs, action, next_obs, info)"""
+    proxy_reward: str = ""
+    """a key of info or module:function, as true_reward; empty: the environment's own reward"""
+    controller: str = ""
+    """module:function, called as f(obs) -> action: a hand-written policy, which task=bc clones; empty: there is none"""
+    kwargs: dict[str, Any] = field(default_factory=dict)
+    """keyword arguments of gymnasium.make"""
+    metrics: list[str] | None = None
+    """keys of info reported as metrics, in every step there; null: all those of the first step that hold a number"""
+    horizon: int = -1
+    """steps after which an episode is truncated, in place of a time limit of its own; -1: the id's max_episode_steps"""
+    processes: bool = incidental(False)
+    """each lane in a process of its own: for environments that are slow, or of which one process can hold only one"""
+
+    def __post_init__(self) -> None:
+        """Raises `ConfigError` for an unknown id when there is no horizon to go by."""
+        if self.horizon == -1:
+            from rhtool.envs.gym.program import own_horizon
+
+            self.horizon = own_horizon(self.id)
+
+    def vector_class(self) -> type[GymVectorEnv]:
+        """The lanes."""
+        from rhtool.envs.gym.env import GymVectorEnv
+
+        return GymVectorEnv
+
+    def base_policy_path(self) -> str:
+        """`base_policy`, else of the boat race the one shipped, else `base/<id>` in the working directory."""
+        if self.base_policy or self.id == BOAT_RACE:
+            return super().base_policy_path()
+        return str(Path("base", re.sub(r"[^\w.-]", "_", self.id)))
+
+    def inputs(self) -> dict[str, str]:
+        """The files of the modules that are named: to change one is to change the environment."""
+        from rhtool.envs.gym.program import module_file
+
+        named = (self.id, self.true_reward, self.proxy_reward, self.controller)
+        modules = {text.partition(":")[0] for text in named if ":" in text}
+        return {f"module {name}": path for name in sorted(modules) if (path := module_file(name))}

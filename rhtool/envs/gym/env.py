@@ -1,0 +1,71 @@
+"""Lanes of a gymnasium environment."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from rhtool.envs.gym import Gym
+from rhtool.envs.gym.program import GymProgram, metric_names
+from rhtool.envs.program import ProgramSpec, ProgramVectorEnv
+from rhtool.envs.worker import failure
+from rhtool.errors import RhtoolError
+
+
+class GymVectorEnv(ProgramVectorEnv):
+    """B copies of `config.id`. Observations are flattened to float32 of one dimension; `info` has the metrics of `config`."""
+
+    render_modes = ("ansi", "rgb_array")
+
+    def __init__(self, config: Gym, lanes: int, *, render_mode: str | None = None, **options: Any):
+        """Steps a copy once, to see what it is. Raises `RhtoolError` for one that cannot be used."""
+        self._arguments = {
+            "id": config.id,
+            "kwargs": dict(config.kwargs),
+            "true_reward": config.true_reward,
+            "proxy_reward": config.proxy_reward,
+            "controller": config.controller,
+        }
+        probe = GymProgram(**self._arguments, check=True)
+        try:
+            metrics = self._look(probe, config)
+            modes = probe.env.metadata.get("render_modes") or ()
+            self.render_modes = tuple(mode for mode in modes if mode in ("ansi", "rgb_array"))
+            spaces = probe.observation_space, probe.action_space
+        finally:
+            probe.close()
+        super().__init__(
+            config,
+            lanes,
+            *spaces,
+            metric_names=tuple(metrics),
+            processes=config.processes,
+            render_mode=render_mode,
+            **options,
+        )
+
+    def program(self) -> ProgramSpec:
+        """A `GymProgram`."""
+        options = {"metrics": list(self.metric_names), "render_mode": self.render_mode}
+        return ProgramSpec("rhtool.envs.gym.program:GymProgram", self._arguments | options)
+
+    @staticmethod
+    def _look(probe: GymProgram, config: Gym) -> list[str]:
+        """The names of the metrics, after a first step under gymnasium's checks."""
+        try:
+            probe.reset(0)
+            probe.base_action()
+            action = probe.action_space
+            action.seed(0)
+            probe.step(action.sample())
+        except RhtoolError:
+            raise
+        except Exception as error:
+            text = failure(error)
+            raise RhtoolError(
+                f"its first step failed: {text['what']}",
+                f"env.id={config.id}; {text['where']}",
+                "mend the environment; gymnasium.utils.env_checker.check_env says more",
+            ) from error
+        if config.metrics is not None:
+            return list(config.metrics)
+        return metric_names(probe.info, (config.true_reward, config.proxy_reward))
