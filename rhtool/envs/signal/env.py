@@ -1,0 +1,59 @@
+"""The traffic light as a vector environment: a process with a SUMO in it for each lane."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import gymnasium
+import numpy as np
+
+from rhtool.envs import sumo
+from rhtool.envs.program import ProgramSpec, ProgramVectorEnv
+from rhtool.envs.signal import Signal
+from rhtool.envs.signal.program import FEATURES, METRICS, PHASES
+from rhtool.errors import ConfigError
+
+
+class SignalVectorEnv(ProgramVectorEnv):
+    """B junctions. `info` has the metrics of `rhtool.envs.signal.program.METRICS`, float64 `(B,)`.
+
+    Observation, float32 (22,): one-hot of the green phase; whether it may be left; for each of the 8 approach lanes its
+    density, then its queue (vehicles, and standing ones, by what fits); minutes since the phase began, at most 1.
+    """
+
+    render_modes = ("rgb_array",)
+    lane_is_a_process = True
+
+    def __init__(self, config: Signal, lanes: int, **options: Any):
+        """Raises `ConfigError` for numbers out of range, `MissingExtra` without SUMO or sumo-rl."""
+        _check(config)
+        sumo.home()
+        observations = gymnasium.spaces.Box(0, 1, (FEATURES,), np.float32)
+        actions = gymnasium.spaces.Discrete(PHASES)
+        super().__init__(config, lanes, observations, actions, metric_names=METRICS, **options)
+
+    def program(self) -> ProgramSpec:
+        """A `SignalProgram`."""
+        return ProgramSpec("rhtool.envs.signal.program:SignalProgram", {"config": self.config})
+
+
+def _check(config: Signal) -> None:
+    if not 0 < config.yellow_time < config.delta_time:
+        raise ConfigError(
+            f"{config.yellow_time} s of yellow do not fit between decisions",
+            "env.yellow_time",
+            f"choose 1 to {config.delta_time - 1}, or a longer env.delta_time",
+        )
+    if config.min_green < 0:
+        raise ConfigError(f"{config.min_green} is no duration", "env.min_green", "choose 0 or more seconds")
+    for name in ("inflow_main", "inflow_side"):
+        if not 0 <= getattr(config, name) < np.inf:
+            raise ConfigError(f"{getattr(config, name)} is not a rate", f"env.{name}", "choose zero or more vehicles/h")
+    if config.left < 0 or config.right < 0 or config.left + config.right > 1:
+        raise ConfigError(
+            f"shares {config.left} and {config.right} leave nothing for straight on", "env.left, env.right", "lower them"
+        )
+    if len(config.greens) != PHASES or min(config.greens) <= 0:
+        raise ConfigError(
+            f"{list(config.greens)} is no plan", "env.greens", f"give {PHASES} numbers of seconds, each above zero"
+        )

@@ -1,0 +1,157 @@
+"""SUMO: finding it, starting it, starting an episode anew without starting it again, and saying what is missing.
+
+SUMO comes as wheels (the extra `traffic`): no installation and no `SUMO_HOME` to set by hand. Two ways to talk to it:
+
+- `libsumo`: the simulator as a library in this process. A call costs 0.2 microseconds, but a process holds one
+  simulation, so every lane of a vector environment is a process.
+- `traci`: the simulator as a process of its own behind a socket. A call costs 30 microseconds; any number of
+  simulations, and `sumo-gui`.
+
+Both have the same functions, so nothing but this module knows which one is used.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import importlib
+import itertools
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+from rhtool.errors import MissingExtra, RhtoolError
+
+_numbers = itertools.count()
+_owner: object | None = None
+
+
+def home() -> Path:
+    """Directory of the installed SUMO (its `bin`, `tools`, `data`), also put into `SUMO_HOME`, which the packages around
+    SUMO read. Raises `MissingExtra` where the wheel is not installed."""
+    path = package("sumo", "eclipse-sumo").SUMO_HOME
+    os.environ.setdefault("SUMO_HOME", path)
+    return Path(path)
+
+
+def has_libsumo() -> bool:
+    """Whether the simulator is there as a library."""
+    return importlib.util.find_spec("libsumo") is not None
+
+
+def library() -> Any:
+    """The module `libsumo`. Raises `MissingExtra` where it is not installed."""
+    home()
+    # Without the variable libsumo warns, at every import, that pyarrow was built against another Arrow: the two do not
+    # meet, as nothing here asks SUMO for Parquet files. With it `import traci` means libsumo, which sumo-rl needs, but
+    # only if it comes before `import libsumo` (they import each other).
+    os.environ["LIBSUMO_AS_TRACI"] = "quiet"
+    package("traci", "traci")
+    return package("libsumo", "libsumo")
+
+
+def claim(owner: object) -> None:
+    """Take this process's one libsumo simulation. Raises `RhtoolError` while somebody else holds it: a second
+    `libsumo.start` would silently replace the first simulation."""
+    global _owner
+    if _owner is not None and _owner is not owner:
+        raise RhtoolError(
+            "this process already holds a SUMO simulation, and libsumo has room for one",
+            "env.backend=libsumo",
+            "close() the first one, give each its own process, or choose env.backend=traci",
+        )
+    _owner = owner
+
+
+def release(owner: object) -> None:
+    """Give the process's simulation back; nothing if `owner` does not hold it."""
+    global _owner
+    if _owner is owner:
+        _owner = None
+
+
+class Simulation:
+    """One SUMO simulation, started once and loaded anew for each episode."""
+
+    def __init__(self, arguments: list[str], backend: str = "libsumo", gui: bool = False):
+        """`arguments` are SUMO's own (network, routes, step length …), without the binary and `--seed`. `gui` shows
+        it in `sumo-gui`, for which TraCI is used. Nothing starts before `load`."""
+        self.arguments = [*arguments, *(["--start", "--quit-on-end", "--delay", "50"] if gui else [])]
+        self.backend = "traci" if gui or not has_libsumo() else backend
+        self.gui = gui
+        self.api: Any = None
+        """`libsumo`, or a TraCI connection: `api.vehicle`, `api.simulation`, `api.simulationStep()` …"""
+        self._process: subprocess.Popen | None = None
+
+    def load(self, seed: int) -> Any:
+        """Begin an episode with SUMO's random seed, and return `api`. Raises `RhtoolError` if SUMO refuses."""
+        arguments = [*self.arguments, "--seed", str(seed)]
+        try:
+            if self.api is not None:
+                self.api.load(arguments)
+            elif self.backend == "libsumo":
+                api = library()
+                claim(self)
+                api.start(["sumo", *arguments])
+                self.api = api
+            else:
+                self.api = self._connect(arguments)
+        except RhtoolError:
+            raise
+        except Exception as error:
+            self.close()
+            raise RhtoolError(f"SUMO did not start: {error}", " ".join(arguments), "run that line to see why") from error
+        return self.api
+
+    def close(self) -> None:
+        """End the simulation, and the process where it is one."""
+        api, self.api = self.api, None
+        if api is not None:
+            with contextlib.suppress(Exception):  # a simulator that has died cannot be asked to end
+                api.close()
+        release(self)
+        process, self._process = self._process, None
+        if process is not None:
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                process.wait(timeout=5)
+            if process.poll() is None:
+                process.kill()
+                process.wait()
+
+    def _connect(self, arguments: list[str]) -> Any:
+        if self.gui and sys.platform == "linux" and not (os.environ.get("DISPLAY") or os.environ.get("WAYLAND_DISPLAY")):
+            raise RhtoolError(
+                "sumo-gui needs a display, and there is none", "render_mode='human'", "choose render_mode='rgb_array'"
+            )
+        binary = home() / "bin" / ("sumo-gui" if self.gui else "sumo")
+        os.environ.pop("LIBSUMO_AS_TRACI", None)
+        traci = package("traci", "traci")
+        if not hasattr(traci, "main"):
+            raise RhtoolError(
+                "this process has loaded libsumo in the place of TraCI", "env.backend=traci", "use another process"
+            )
+        from traci.main import getFreeSocketPort
+
+        port = getFreeSocketPort()
+        self._process = subprocess.Popen(
+            [str(binary), *arguments, "--remote-port", str(port)], stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL
+        )
+        # A connection of its own, not traci's table of labels: SUMO ends when the socket closes, also if we are killed.
+        connection = _quietly(traci.connect, port=port, proc=self._process, waitBetweenRetries=0.05, numRetries=600)
+        connection.getVersion()
+        return connection
+
+
+def _quietly(function: Any, **arguments: Any) -> Any:
+    """The call without what TraCI prints at each attempt to connect."""
+    with open(os.devnull, "w") as nowhere, contextlib.redirect_stdout(nowhere):
+        return function(**arguments)
+
+
+def package(module: str, wheel: str) -> Any:
+    """The module `module`, or `MissingExtra` naming the wheel that holds it."""
+    try:
+        return importlib.import_module(module)
+    except ImportError as error:
+        raise MissingExtra("traffic", wheel) from error

@@ -1,0 +1,48 @@
+"""The merge as a vector environment: a process with a SUMO in it for each lane."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import gymnasium
+import numpy as np
+
+from rhtool.envs import sumo
+from rhtool.envs.program import ProgramSpec, ProgramVectorEnv
+from rhtool.envs.traffic import Traffic
+from rhtool.envs.traffic.program import METRICS
+from rhtool.errors import ConfigError
+
+
+class TrafficVectorEnv(ProgramVectorEnv):
+    """B merges. `info` has the metrics of `rhtool.envs.traffic.program.METRICS`, float64 `(B,)`."""
+
+    render_modes = ("rgb_array",)
+    lane_is_a_process = True
+
+    def __init__(self, config: Traffic, lanes: int, **options: Any):
+        """Raises `ConfigError` for numbers out of range, `MissingExtra` without SUMO."""
+        _check(config)
+        sumo.home()
+        observations = gymnasium.spaces.Box(-np.inf, np.inf, (5 * config.slots,), np.float32)
+        actions = gymnasium.spaces.Box(-config.max_decel, config.max_accel, (config.slots,), np.float32)
+        super().__init__(config, lanes, observations, actions, metric_names=METRICS, **options)
+
+    def program(self) -> ProgramSpec:
+        """A `TrafficProgram`."""
+        return ProgramSpec("rhtool.envs.traffic.program:TrafficProgram", {"config": self.config})
+
+    def _reward(self, proxy: np.ndarray, true: np.ndarray, terminated: np.ndarray) -> np.ndarray:
+        return super()._reward(proxy, true, terminated) * self.config.reward_scale
+
+
+def _check(config: Traffic) -> None:
+    for name, least in (("slots", 1), ("sims_per_step", 1), ("stale_slots", 0)):
+        if getattr(config, name) < least:
+            raise ConfigError(f"{getattr(config, name)} is too small", f"env.{name}", f"choose {least} or more")
+    for name in ("max_accel", "max_decel", "sim_step", "reward_scale"):
+        if not 0 < getattr(config, name) < np.inf:
+            raise ConfigError(f"{getattr(config, name)} is not positive", f"env.{name}", "choose a number above zero")
+    for name in ("inflow_highway", "inflow_ramp", "inflow_rl"):
+        if not 0 <= getattr(config, name) < np.inf:
+            raise ConfigError(f"{getattr(config, name)} is not a rate", f"env.{name}", "choose zero or more vehicles/h")
