@@ -81,6 +81,9 @@ class Training:
 class Cloning:
     """How an environment's base policy is cloned from its controller: what `task=bc` takes unless told otherwise."""
 
+    demonstrator: str = ""
+    """who acts: a run's directory, a policy, or a rollouts.parquet; empty: the environment's controller, else its base policy;
+    random: a policy as networks start, which makes sense with labels=controller"""
     demonstrations: int = 1000
     """episodes of the demonstrator"""
     every: int = 1

@@ -21,9 +21,6 @@ class Bc(Cloning, Task):
 
     uses: ClassVar[tuple[str, ...]] = ("env",)
 
-    demonstrator: str = ""
-    """a run's directory, a policy, or a rollouts.parquet; empty: the environment's controller, else its base policy; random:
-    a policy as networks start, which makes sense with labels=controller"""
     validation: float = 0.1
     """share of the episodes that is held out"""
     network: str = choice("mlp", "lstm")
