@@ -8,6 +8,7 @@ procedure: from the steady state, one day of meals, sensor noise and the control
 from __future__ import annotations
 
 import json
+from typing import Any
 
 from rhtool.envs.glucose import Glucose, patients
 
@@ -17,7 +18,15 @@ SEED = 1
 
 
 def main() -> None:
-    """Simulate a day of all patients and write the file."""
+    """Write the file."""
+    path = patients.DATA / "starts.json"
+    found = starts() | {KEPT: json.loads(path.read_text())[KEPT]}
+    lines = [f"{json.dumps(name)}: {json.dumps(found[name])}" for name in patients.names()]
+    path.write_text("{\n" + ",\n".join(lines) + "\n}\n")
+
+
+def starts() -> dict[str, dict[str, Any]]:
+    """`{patient: {state, cgm, insulin, bg}}` at the end of the day, of all patients but adult#001."""
     day = Glucose(
         patient="all",
         start="basal",
@@ -33,18 +42,17 @@ def main() -> None:
         observations, _, terminated, _, info = env.step(env.base_action(observations))
         if terminated.any():
             raise SystemExit(f"{patients.names()[int(terminated.argmax())]} did not survive the day")
-    path = patients.DATA / "starts.json"
-    kept = json.loads(path.read_text())[KEPT]
-    lines = []
-    for i, name in enumerate(patients.names()):
-        made = {
-            "state": env.get_state()["state"][i].tolist(),
+    states = env.get_state()["state"]
+    return {
+        name: {
+            "state": states[i].tolist(),
             "cgm": [float(f"{x:.6f}") for x in observations[i, 0]],
             "insulin": [float(f"{x:.9f}") for x in observations[i, 1]],
             "bg": float(info["bg"][i]),
         }
-        lines.append(f"{json.dumps(name)}: {json.dumps(kept if name == KEPT else made)}")
-    path.write_text("{\n" + ",\n".join(lines) + "\n}\n")
+        for i, name in enumerate(patients.names())
+        if name != KEPT
+    }
 
 
 if __name__ == "__main__":

@@ -24,6 +24,9 @@ from rhtool.errors import ConfigError
 LARGEST = 0.1
 """the largest action"""
 
+LONGEST = 10 * 365 * 288
+"""steps of the longest episode"""
+
 PICTURED = 3 * 288
 """steps that a picture shows"""
 
@@ -247,18 +250,11 @@ class GlucoseVectorEnv(VectorEnv):
 
 def _check(config: Glucose) -> None:
     """Raise `ConfigError` for numbers that make no sense."""
-    ranges = (
-        ("bg_min", "bg_max", 0.0, "mg/dL"),
-        ("cgm_min", "cgm_max", 0.0, "mg/dL"),
-    )
-    for low, high, least, unit in ranges:
+    for low, high in (("bg_min", "bg_max"), ("cgm_min", "cgm_max")):
         a, b = getattr(config, low), getattr(config, high)
-        if not least <= a < b < np.inf:
-            raise ConfigError(
-                f"{low} {a} and {high} {b} are no range",
-                f"env.{low}, env.{high}",
-                f"choose {least} <= {low} < {high} ({unit})",
-            )
+        if not 0.0 <= a < b < np.inf:
+            where, mend = f"env.{low}, env.{high}", f"choose 0 <= {low} < {high}, in mg/dL"
+            raise ConfigError(f"{low} {a} and {high} {b} are no range", where, mend)
     for name in ("basal_scaling", "proxy_scale", "true_scale"):
         if not 0.0 < getattr(config, name) < np.inf:
             raise ConfigError(f"{getattr(config, name)} is no factor", f"env.{name}", "choose a number above 0")
@@ -269,3 +265,6 @@ def _check(config: Glucose) -> None:
         seed = getattr(config, name)
         if seed is not None and not 0 <= seed < 2**31:
             raise ConfigError(f"{seed} is not a seed", f"env.{name}", "choose an integer from 0 to 2**31 - 1, or null")
+    if config.horizon > LONGEST:
+        mend = f"choose {LONGEST} or less: meals and noise of an episode are drawn when it begins"
+        raise ConfigError(f"{config.horizon} steps of five minutes are more than ten years", "env.horizon", mend)

@@ -191,7 +191,7 @@ def pumped(rate):
 
 
 @njit(cache=True, nogil=True)
-def _control(gains, scale, limit, windup, kick, noise, first, cgm, memory, rng):
+def control(gains, scale, limit, windup, kick, noise, first, cgm, memory, rng):
     """The PID controller's next action in [0, limit], noise included; `memory` (integral, previous error) is updated.
 
     u = kp e + ki sum(e) + kd (e - e'), e = setpoint - CGM, in U/min.
@@ -215,7 +215,7 @@ def begin_control(mask, gains, scale, limit, windup, kick, noise, rng, last, mem
     for i in range(len(mask)):
         if mask[i]:
             memory[i] = 0.0
-            controller[i, 0] = _control(
+            controller[i, 0] = control(
                 gains[i], scale[i], limit, windup, kick, noise, True, last[i, 1], memory[i], rng[i]
             )
 
@@ -324,7 +324,7 @@ def step(
         terminated[i] = mean_bg < bg_min or mean_bg > bg_max
         last[i, 0], last[i, 1], last[i, 2], last[i, 3] = mean_bg, mean_cgm, mean_insulin, mean_cho
         last[i, 4] = magni(mean_bg)
-        controller[i, 0] = _control(
+        controller[i, 0] = control(
             gains[i], scale[i], limit, windup, kick, controller_noise, False, mean_cgm, memory[i], rng[i]
         )
 
