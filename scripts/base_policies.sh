@@ -10,3 +10,7 @@ trap 'rm -rf "$work"' EXIT
 rhtool task=orpo env=tomato divergence=none env.reward_fun=true env.randomness_eps=0.1 \
     task.iterations=3 task.base_share=0 "task.hidden=[64,64]" dir="$work/tomato"
 cp "$work/tomato/policy/"* "$envs/tomato/base_policy/"
+
+# gym, the boat race: PPO on the true reward, stopped after five iterations, when it makes half of the progress it could.
+rhtool task=orpo env=gym divergence=none env.reward_fun=true task.iterations=5 task.base_share=0 dir="$work/gym"
+cp "$work/gym/policy/"* "$envs/gym/base_policy/"
