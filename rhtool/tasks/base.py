@@ -7,6 +7,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar
 
+from rhtool.checkpoints import STATE
 from rhtool.errors import MissingExtra, RhtoolError
 
 if TYPE_CHECKING:
@@ -46,8 +47,9 @@ def require_rl() -> None:
 
 
 def require_policy(path: str, where: str) -> None:
-    """Raise `RhtoolError`, speaking of the field `where`, unless a run or a saved policy is at `path`. Reads nothing."""
-    if not any((Path(path) / part).exists() for part in ("policy.json", "policy/policy.json", "checkpoints")):
+    """Raise `RhtoolError`, speaking of the field `where`, unless a run, a checkpoint or a saved policy is at
+    `path`. Reads nothing."""
+    if not any((Path(path) / part).exists() for part in ("policy.json", "policy/policy.json", "checkpoints", STATE)):
         raise RhtoolError(
             f"there is no policy at {path}",
             where,
