@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import contextlib
 import importlib
+import importlib.util
 import itertools
 import os
 import subprocess
@@ -101,7 +102,9 @@ class Simulation:
             raise
         except Exception as error:
             self.close()
-            raise RhtoolError(f"SUMO did not start: {error}", " ".join(arguments), "run that line to see why") from error
+            raise RhtoolError(
+                f"SUMO did not start: {error}", " ".join(arguments), "run that line to see why"
+            ) from error
         return self.api
 
     def close(self) -> None:
@@ -120,7 +123,11 @@ class Simulation:
                 process.wait()
 
     def _connect(self, arguments: list[str]) -> Any:
-        if self.gui and sys.platform == "linux" and not (os.environ.get("DISPLAY") or os.environ.get("WAYLAND_DISPLAY")):
+        if (
+            self.gui
+            and sys.platform == "linux"
+            and not (os.environ.get("DISPLAY") or os.environ.get("WAYLAND_DISPLAY"))
+        ):
             raise RhtoolError(
                 "sumo-gui needs a display, and there is none", "render_mode='human'", "choose render_mode='rgb_array'"
             )
@@ -155,3 +162,9 @@ def package(module: str, wheel: str) -> Any:
         return importlib.import_module(module)
     except ImportError as error:
         raise MissingExtra("traffic", wheel) from error
+
+
+def installed(module: str, wheel: str) -> None:
+    """Raise `MissingExtra` unless `module` is there, without importing it."""
+    if importlib.util.find_spec(module) is None:
+        raise MissingExtra("traffic", wheel)

@@ -19,7 +19,9 @@ _SMOOTH = 2
 class Canvas:
     """Roads drawn once, vehicles on a copy of them for each frame."""
 
-    def __init__(self, network: Path, view: tuple[float, float, float, float], scale: float, fast: float, header: int = 46):
+    def __init__(
+        self, network: Path, view: tuple[float, float, float, float], scale: float, fast: float, header: int = 46
+    ):
         """`view` is the part of the network to show: x0, y0, x1, y1 (m); `scale` in pixels/m; `fast` is the speed (m/s)
         drawn in full green; `header` pixels on top are for text."""
         self._fast = fast
@@ -40,8 +42,12 @@ class Canvas:
         lines: list[str],
         lights: Sequence[tuple[tuple[float, float], str]] = (),
     ) -> np.ndarray:
-        """uint8 (H, W, 3): `vehicles` are (x, y, angle, speed, marked) of the front bumper, SUMO's angle (degrees, north
-        0, clockwise), m/s; red stands, green drives at `fast` or more, marked ones have a blue frame. `lights` are points (m) with SUMO's letter of their colour."""
+        """uint8 (H, W, 3).
+
+        `vehicles` are (x, y, angle, speed, marked) of the front bumper: SUMO's angle (degrees, north 0, clockwise) and
+        m/s. Red ones stand, green ones drive at `fast` or more, marked ones have a blue frame. `lights` are points (m)
+        with SUMO's letter of their colour.
+        """
         image = self._roads.copy()
         draw = ImageDraw.Draw(image)
         for x, y, angle, speed, marked in vehicles:

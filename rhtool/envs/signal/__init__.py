@@ -11,6 +11,9 @@ from rhtool.schema import choice
 if TYPE_CHECKING:
     from rhtool.envs.vector import VectorEnv
 
+PHASES = 4
+"""green phases: north and south straight and right, the same left, east and west straight and right, the same left"""
+
 
 @dataclass
 class Signal(Env):

@@ -9,13 +9,17 @@ import numpy as np
 
 from rhtool.envs import sumo
 from rhtool.envs.program import ProgramSpec, ProgramVectorEnv
-from rhtool.envs.signal import Signal
-from rhtool.envs.signal.program import FEATURES, METRICS, PHASES
+from rhtool.envs.signal import PHASES, Signal
 from rhtool.errors import ConfigError
+
+METRICS = ("throughput", "queue", "outside", "longest_wait", "switched")
+"""crossing, vehicles/h; standing on the approaches; waiting outside; s that the vehicle worst off has stood without a
+move (on the approaches); share of steps with a yellow light"""
+_FEATURES = PHASES + 1 + 2 * 8 + 1
 
 
 class SignalVectorEnv(ProgramVectorEnv):
-    """B junctions. `info` has the metrics of `rhtool.envs.signal.program.METRICS`, float64 `(B,)`.
+    """B junctions. `info` has the metrics of `METRICS`, float64 `(B,)`.
 
     Observation, float32 (22,): one-hot of the green phase; whether it may be left; for each of the 8 approach lanes its
     density, then its queue (vehicles, and standing ones, by what fits); minutes since the phase began, at most 1.
@@ -28,7 +32,8 @@ class SignalVectorEnv(ProgramVectorEnv):
         """Raises `ConfigError` for numbers out of range, `MissingExtra` without SUMO or sumo-rl."""
         _check(config)
         sumo.home()
-        observations = gymnasium.spaces.Box(0, 1, (FEATURES,), np.float32)
+        sumo.installed("sumo_rl", "sumo-rl")
+        observations = gymnasium.spaces.Box(0, 1, (_FEATURES,), np.float32)
         actions = gymnasium.spaces.Discrete(PHASES)
         super().__init__(config, lanes, observations, actions, metric_names=METRICS, **options)
 
@@ -51,7 +56,9 @@ def _check(config: Signal) -> None:
             raise ConfigError(f"{getattr(config, name)} is not a rate", f"env.{name}", "choose zero or more vehicles/h")
     if config.left < 0 or config.right < 0 or config.left + config.right > 1:
         raise ConfigError(
-            f"shares {config.left} and {config.right} leave nothing for straight on", "env.left, env.right", "lower them"
+            f"shares {config.left} and {config.right} leave nothing for straight on",
+            "env.left, env.right",
+            "lower them",
         )
     if len(config.greens) != PHASES or min(config.greens) <= 0:
         raise ConfigError(

@@ -20,14 +20,14 @@ from typing import Any
 import numpy as np
 
 from rhtool.envs import sumo
-from rhtool.envs.signal import Signal
+from rhtool.envs.signal import PHASES, Signal
 
-METRICS = ("throughput", "queue", "outside", "longest_wait", "switched")
-"""crossing, vehicles/h; standing on the approaches; waiting outside; s that the vehicle worst off has stood without a
-move (on the approaches); share of steps with a yellow light"""
-PHASES = 4
-LANES = 8
-FEATURES = PHASES + 1 + 2 * LANES + 1
+# Here, not where it is needed: the process that imports this module forks all lanes.
+if sumo.has_libsumo():
+    sumo.library()
+sumo.home()
+sumo_rl = sumo.package("sumo_rl", "sumo-rl")
+
 _OPPOSITE, _LEFT = dict(zip("nsew", "snwe", strict=True)), dict(zip("nsew", "ewsn", strict=True))
 _MINUTE = 60.0
 
@@ -37,11 +37,7 @@ class SignalProgram:
 
     def __init__(self, config: Signal):
         if sumo.has_libsumo():
-            sumo.library()
             sumo.claim(self)
-        else:
-            sumo.home()
-        sumo_rl = sumo.package("sumo_rl", "sumo-rl")
         self._config = config
         self._folder = tempfile.TemporaryDirectory(prefix="rhtool-signal-")
         self.network = Path(sumo_rl.__file__).parent / "nets/2way-single-intersection/single-intersection.net.xml"

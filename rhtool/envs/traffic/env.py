@@ -10,12 +10,14 @@ import numpy as np
 from rhtool.envs import sumo
 from rhtool.envs.program import ProgramSpec, ProgramVectorEnv
 from rhtool.envs.traffic import Traffic
-from rhtool.envs.traffic.program import METRICS
 from rhtool.errors import ConfigError
+
+METRICS = ("mean_speed", "vehicles", "rl_vehicles", "outflow", "backlog", "stopped", "crash")
+"""m/s; in the network; in the slots; leaving, vehicles/h; waiting to enter; share slower than 0.1 m/s; 0 or 1"""
 
 
 class TrafficVectorEnv(ProgramVectorEnv):
-    """B merges. `info` has the metrics of `rhtool.envs.traffic.program.METRICS`, float64 `(B,)`."""
+    """B merges. `info` has the metrics of `METRICS`, float64 `(B,)`."""
 
     render_modes = ("rgb_array",)
     lane_is_a_process = True
@@ -30,7 +32,9 @@ class TrafficVectorEnv(ProgramVectorEnv):
 
     def program(self) -> ProgramSpec:
         """A `TrafficProgram`."""
-        return ProgramSpec("rhtool.envs.traffic.program:TrafficProgram", {"config": self.config})
+        library = self.config.backend == "libsumo" and sumo.has_libsumo() and not self.config.gui
+        module = "preloaded" if library else "program"
+        return ProgramSpec(f"rhtool.envs.traffic.{module}:TrafficProgram", {"config": self.config})
 
     def _reward(self, proxy: np.ndarray, true: np.ndarray, terminated: np.ndarray) -> np.ndarray:
         return super()._reward(proxy, true, terminated) * self.config.reward_scale

@@ -54,8 +54,7 @@ _FOLLOWING = (
 
 
 class Vehicle:
-    """A vehicle as of the last step: `speed` m/s, `edge` and `position` (m from its beginning), the vehicle ahead with
-    `headway` (m, `MIN_GAP` included; `FAR` without a leader), and the nearest one that has this one as its leader."""
+    """A vehicle as of the last step: `speed` m/s, `edge`, the vehicle ahead with `headway` (m, `MIN_GAP` included; `FAR` without a leader), and the nearest one that has this one as its leader."""
 
     __slots__ = (
         "controllable",
@@ -67,13 +66,12 @@ class Vehicle:
         "id",
         "leader",
         "length",
-        "position",
         "speed",
     )
 
     def __init__(self, id: str, controllable: bool):
         self.id, self.controllable, self.gone = id, controllable, False
-        self.speed, self.edge, self.position = 0.0, "", 0.0
+        self.speed, self.edge = 0.0, ""
         self.leader: Vehicle | None = None
         self.follower: Vehicle | None = None
         self.headway = self.follower_headway = FAR
@@ -85,12 +83,6 @@ class Vehicle:
         vehicle = cls("", True)
         vehicle.gone = True
         return vehicle
-
-    @property
-    def x(self) -> float:
-        """m on flow's axis; inside a junction the junction's beginning."""
-        start = OFFSET.get(self.edge, 0.0)
-        return start if self.edge[:1] in (":", "") else start + self.position
 
 
 def idm(speed: float, leader_speed: float | None, headway: float) -> float:
@@ -166,6 +158,12 @@ class Merge:
             self._assign()
         return crashed
 
+    def x(self, vehicle: Vehicle) -> float:
+        """m on flow's axis; inside a junction the junction's beginning."""
+        start = OFFSET.get(vehicle.edge, 0.0)
+        inside = vehicle.edge[:1] in (":", "")
+        return start if inside else start + self._vehicle.getLanePosition(vehicle.id)
+
     def place(self, vehicle: Vehicle) -> tuple[float, float, float]:
         """x, y (m) of its front bumper and its angle (degrees, north 0, clockwise)."""
         return (*self._vehicle.getPosition(vehicle.id), self._vehicle.getAngle(vehicle.id))
@@ -204,14 +202,13 @@ class Merge:
             if vehicle.controllable:
                 entered.append(vehicle)
         self.queue.extend(sorted(entered, key=lambda v: v.id))
-        get_speed, get_road, get_position, get_leader = api.getSpeed, api.getRoadID, api.getLanePosition, api.getLeader
+        get_speed, get_road, get_leader = api.getSpeed, api.getRoadID, api.getLeader
         if not self._remember:
             for vehicle in vehicles.values():
                 vehicle.follower, vehicle.follower_headway = None, FAR
         for id, vehicle in vehicles.items():
             vehicle.speed = get_speed(id)
             vehicle.edge = get_road(id)
-            vehicle.position = get_position(id)
             ahead = get_leader(id, _SIGHT)
             if ahead is None or not ahead[0]:
                 vehicle.leader, vehicle.headway = None, FAR
@@ -229,7 +226,10 @@ def _routes(config: Traffic) -> str:
     flow = '<flow id="{}" type="{}" route="{}" vehsPerHour="{!r}" departLane="free" departSpeed="{}" begin="1" end="86400"/>'
     # SUMO inserts what is due at the same time in the order of the names: as in the original, controlled ones first.
     flows = [("human_highway", "human", "highway", config.inflow_highway, 10)]
-    flows += [("human_ramp", "human", "ramp", config.inflow_ramp, 7.5), ("controlled_ramp", "rl", "ramp", config.inflow_rl, 7.5)]
+    flows += [
+        ("human_ramp", "human", "ramp", config.inflow_ramp, 7.5),
+        ("controlled_ramp", "rl", "ramp", config.inflow_rl, 7.5),
+    ]
     return "\n".join(
         [
             "<routes>",

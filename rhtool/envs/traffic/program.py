@@ -22,8 +22,6 @@ import numpy as np
 from rhtool.envs.traffic import Traffic
 from rhtool.envs.traffic.merge import LENGTH, MAX_SPEED, MISSING, NETWORK, Merge, Vehicle, idm_of
 
-METRICS = ("mean_speed", "vehicles", "rl_vehicles", "outflow", "backlog", "stopped", "crash")
-"""m/s; in the network; in the slots; leaving, vehicles/h; waiting to enter; share slower than 0.1 m/s; 0 or 1"""
 SUMO_SEEDS = 100_000
 
 
@@ -131,7 +129,9 @@ class TrafficProgram:
         lead_speed, gap, follow_speed, follow_gap = MAX_SPEED, LENGTH, 0.0, LENGTH
         if leader is not None:
             lead_speed = leader.speed
-            gap = leader.x - vehicle.x - vehicle.length if self._ramp_gap else vehicle.headway
+            gap = vehicle.headway
+            if self._ramp_gap:
+                gap = self._merge.x(leader) - self._merge.x(vehicle) - vehicle.length
         if follower is not None:
             follow_speed, follow_gap = (MISSING, MISSING) if follower.gone else (follower.speed, follower.headway)
         return [
