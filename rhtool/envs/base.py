@@ -156,6 +156,10 @@ class Env:
         """Directory of the base policy: `base_policy`, else the one shipped with the environment."""
         return self.base_policy or str(Path(inspect.getfile(type(self))).parent / "base_policy")
 
+    def base_policy_command(self) -> str:
+        """How to make a base policy, for the error of a run that lacks one."""
+        return ""
+
     def inputs(self) -> dict[str, str]:
         """`{name: path}` of the files whose content decides what the environment is; their hashes enter the fingerprint."""
         return {}

@@ -46,7 +46,8 @@ class Evaluate(Task):
         """Are both policies there?"""
         require_rl()
         for path, where in zip(self.paths(run), ("task.policy", "task.base_policy"), strict=True):
-            require_policy(path, where)
+            own = path == run.env.base_policy_path()
+            require_policy(path, where, run.env.base_policy_command() if own else "")
 
     def inputs(self, run: Run) -> dict[str, str]:
         """The policies decide the result."""

@@ -82,7 +82,7 @@ class Orpo(Training, Task):
         if self.needs_base(run):
             where = "task.base_policies" if self.base_policies else "env.base_policy"
             for path in self.base_paths(run):
-                require_policy(path, where)
+                require_policy(path, where, "" if self.base_policies else run.env.base_policy_command())
         if self.split and not (isinstance(run.divergence, KL) and run.divergence.over == "state_action"):
             raise ConfigError(
                 "split is the chain rule of KL", "task.split", "use divergence=kl divergence.over=state_action"
