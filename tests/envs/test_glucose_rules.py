@@ -269,17 +269,17 @@ def test_any_reward_function_can_be_the_proxy_or_the_true_reward(name):
 @pytest.mark.parametrize(("reward_fun", "scale"), [("proxy", 1.0), ("true", 1e-3)])
 def test_an_early_end_costs_a_hundred_and_info_does_not_show_it(reward_fun, scale):
     env = made(2, reward_fun=reward_fun, bg_max=200.0, meals=[(0, 150.0)], horizon=500)
-    for step in range(1, 60):
+    terminated, steps = np.zeros(2, bool), 0
+    while not terminated.any():
+        steps += 1
         _, reward, terminated, truncated, info = act(env, 0.0)
         raw = info[f"{reward_fun}_reward"]
         assert (terminated == (info["bg"] > 200)).all() and not truncated.any()
         np.testing.assert_allclose(reward, scale * raw - 100.0 * terminated, rtol=1e-12)
-        if terminated.any():
-            break
-    assert step < 59 and terminated.all() and (info["true_reward"] == -info["magni_risk"]).all()
+    assert steps < 60 and terminated.all() and (info["true_reward"] == -info["magni_risk"]).all()
     # At the horizon itself nothing is taken.
-    env = made(1, reward_fun=reward_fun, bg_max=200.0, meals=[(0, 150.0)], horizon=step)
-    _, reward, terminated, truncated, info = act(env, 0.0, step)
+    env = made(1, reward_fun=reward_fun, bg_max=200.0, meals=[(0, 150.0)], horizon=steps)
+    _, reward, terminated, truncated, info = act(env, 0.0, steps)
     assert terminated[0] and truncated[0]
     assert reward[0] == pytest.approx(scale * info[f"{reward_fun}_reward"][0], rel=1e-12)
 

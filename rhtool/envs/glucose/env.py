@@ -57,11 +57,8 @@ class GlucoseVectorEnv(VectorEnv):
     def __init__(self, config: Glucose, lanes: int, **options: Any):
         """Raises `ConfigError` for an unknown patient and numbers out of range."""
         _check(config)
-        self._who = who = patients.select(config.patient)[
-            np.arange(max(lanes, 1)) % len(patients.select(config.patient))
-        ]
         self._fixed_seeds = (config.meal_seed, config.sensor_seed)
-        self.seeds = np.array([[seed or 0 for seed in self._fixed_seeds]] * max(lanes, 1), np.int64)
+        self.seeds = np.zeros((max(lanes, 0), 2), np.int64)
         """int64 (B, 2): seeds of the last episode's meals and of its sensor noise"""
         highest = np.array([[config.cgm_max], [kernel.PUMP_MAX]]) * np.ones(patients.HISTORY)
         spaces = (
@@ -69,6 +66,9 @@ class GlucoseVectorEnv(VectorEnv):
             gymnasium.spaces.Box(0.0, LARGEST, (1,), np.float32),
         )
         super().__init__(config, lanes, *spaces, **options)
+        chosen = patients.select(config.patient)
+        self._who = who = chosen[np.arange(lanes) % len(chosen)]
+        """int64 (B,): index of each lane's patient"""
         self._starts = {key: value[who] for key, value in patients.starts(config.start).items()}
         np.clip(self._starts["cgm"], config.cgm_min, config.cgm_max, out=self._starts["cgm"])
         self._constants = kernel.constants(patients.parameters())[who]
@@ -233,6 +233,7 @@ class GlucoseVectorEnv(VectorEnv):
         return self.controller.copy()
 
     def set_state(self, state: dict[str, np.ndarray]) -> None:
+        """As `VectorEnv.set_state`; pictures go on from the history that an observation has."""
         super().set_state(state)
         if self._trace is not None:
             place = (self._elapsed[:, None] - patients.HISTORY + np.arange(patients.HISTORY)) % PICTURED
