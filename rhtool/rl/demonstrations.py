@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import math
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -38,7 +39,7 @@ def collect(env: Env, interface: Interface, task: Any, seed: int) -> dict[str, T
             raise RhtoolError(
                 "recorded rollouts hold no controller's actions", "task.labels", "use task.labels=actions"
             )
-        return _read(Path(demonstrator))
+        return _read(Path(demonstrator), interface.spaces)
     if not demonstrator and interface.has_controller:
         return _drive(env, lambda lanes, obs: lanes.base_action(obs), task, seed)
     if demonstrator == RANDOM:
@@ -79,13 +80,27 @@ def _drive(env: Env, act: Callable[[VectorEnv, np.ndarray], np.ndarray], task: A
     return {key: torch.from_numpy(np.concatenate(parts)) for key, parts in columns.items()}
 
 
-def _read(path: Path) -> dict[str, Tensor]:
+def _read(path: Path, spaces: tuple[Any, Any]) -> dict[str, Tensor]:
+    """The columns of a rollouts.parquet; `RhtoolError` if it is another table, or of an env with other spaces."""
+    import pyarrow as pa
     import pyarrow.parquet as pq
 
-    table = pq.read_table(path, columns=["obs", "action", "episode"])
-    columns = {name: np.stack(table[name].to_numpy()) for name in table.column_names}
-    return {
-        "obs": torch.from_numpy(columns["obs"].astype(np.float32)),
-        "actions": torch.from_numpy(columns["action"]),
-        "episode": torch.from_numpy(columns["episode"].astype(np.int64)),
-    }
+    mend = "give the rollouts.parquet of a run of task=evaluate with the same env.… options"
+    names = ["obs", "action", "episode"]
+    try:
+        known = pq.read_schema(path).names
+        if absent := [name for name in names if name not in known]:
+            raise ValueError(f"it has no column {', '.join(absent)} (it has {', '.join(known)})")
+        table = pq.read_table(path, columns=names)
+        columns = {name: np.stack(table[name].to_numpy()) for name in names}
+        obs, actions = columns["obs"].astype(np.float32), columns["action"].astype(spaces[1].dtype)
+        for name, found, space in (("obs", obs, spaces[0]), ("action", actions, spaces[1])):
+            if found.reshape(len(found), -1).shape[1] != math.prod(space.shape):
+                raise ValueError(f"its {name} have shape {found.shape[1:]}, this environment's {space.shape}")
+        actions = actions.reshape(-1, *spaces[1].shape)
+        if actions.ndim == 1 and not all(map(spaces[1].contains, np.unique(actions))):
+            raise ValueError(f"some of its actions are not in {spaces[1]}")
+        episode = columns["episode"].astype(np.int64)
+    except (pa.ArrowInvalid, OSError, TypeError, ValueError) as error:
+        raise RhtoolError(f"{path.name} holds no rollouts: {error}", f"task.demonstrator={path}", mend) from error
+    return {"obs": torch.from_numpy(obs), "actions": torch.from_numpy(actions), "episode": torch.from_numpy(episode)}
