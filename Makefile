@@ -14,7 +14,7 @@ export PATH := $(abspath $(VENV))/bin:$(PATH)
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
-install: $(VENV)/.installed ## make .venv if there is none, and install rhtool with the extras rl, dev and track in it
+install: $(VENV)/.installed ## make .venv if there is none, and install rhtool with the extras rl, traffic, dev and track in it
 
 # Debian's python3 may come without ensurepip: then its own pip installs the venv's.
 $(PYTHON):
@@ -23,7 +23,7 @@ $(PYTHON):
 
 $(VENV)/.installed: pyproject.toml constraints.txt | $(PYTHON)
 	$(PYTHON) -m pip install -c constraints.txt torch==2.13.0
-	$(PYTHON) -m pip install -c constraints.txt -e '.[rl,dev,track]'
+	$(PYTHON) -m pip install -c constraints.txt -e '.[rl,traffic,dev,track]'
 	@touch $@
 
 test: $(INSTALLED) ## the tests

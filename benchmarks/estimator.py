@@ -16,7 +16,7 @@ import torch
 
 from rhtool.config import compose
 from rhtool.rl import evaluation
-from rhtool.rl.policy import Policy
+from rhtool.rl.policy import Policy, interface_of
 
 MEASURES = ("kl", "chi2", "tv")
 
@@ -45,6 +45,7 @@ def main():
     logging.disable(logging.WARNING)
     env = compose("task=orpo", "env=tomato", "divergence=kl").env
     base = Policy.load(env.base_policy_path())
+    interface = interface_of(env)
     made = policies(base) | {w[7:]: Policy.load(w[7:]) for w in words if w.startswith("policy=")}
     exact = {name: evaluation.exact(env, policy, base) for name, policy in made.items()}
     made = dict(sorted(made.items(), key=lambda item: exact[item[0]]["exact/divergence/kl"]))
@@ -55,7 +56,7 @@ def main():
         for i, (name, policy) in enumerate(made.items()):
             rollouts = [evaluation.rollout(env, p, episodes, 2 * i + k) for k, p in enumerate((policy, base))]
             start = time.perf_counter()
-            found = evaluation.estimated_divergences(policy, base, *rollouts)
+            found = evaluation.estimated_divergences(policy, base, *rollouts, interface)
             seconds.append(time.perf_counter() - start)
             true, estimated = (
                 np.array([metrics[f"{prefix}divergence/{m}"] for m in MEASURES])

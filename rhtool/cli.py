@@ -16,11 +16,18 @@ from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig
 
 from rhtool import __version__
-from rhtool.config import CONF, compose_all, explained, from_config, quoted, register
+from rhtool.config import CONF, check_config_dir, compose_all, explained, from_config, quoted, register
 from rhtool.errors import ConfigError, RhtoolError
-from rhtool.run import Run, UnderWay, outcome
+from rhtool.identity import differences, identity
+from rhtool.locks import UnderWay
+from rhtool.run import Run, outcome
 
 FULL_ERROR = "RHTOOL_FULL_ERROR"
+SHOWN = 4
+"""of the jobs that have one and the same problem, how many are named"""
+
+Problem = tuple[Exception, list[str]]
+"""what is wrong, and the jobs in which it is"""
 
 
 def cli() -> None:
@@ -57,6 +64,7 @@ def command(argv: list[str]) -> int:
         return 0
     sys.argv[1:] = [*overrides, *flags(args)]
     if args.shell_completion or args.hydra_help or args.info:
+        check_config_dir(args.config_dir)
         register()
         with explained():
             main()
@@ -68,7 +76,10 @@ def command(argv: list[str]) -> int:
         main()
         return 0
     errors: dict[str, Exception] = {}
-    if not args.multirun or (runs and HydraConfig.get().runtime.choices["hydra/launcher"] == "basic"):
+    here = not args.multirun or (runs and HydraConfig.get().runtime.choices["hydra/launcher"] == "basic")
+    if args.multirun and (code := refused(runs, here)):
+        return code
+    if here:
         for number, run in enumerate(runs):
             if error := attempt(run):
                 errors[run.dir or f"job {number}"] = error
@@ -104,6 +115,49 @@ def flags(args: argparse.Namespace) -> list[str]:
         if name not in ("overrides", "help") and value not in (None, False):
             words += [f"--{name.replace('_', '-')}", *([] if value is True else [value])]
     return words
+
+
+def refused(runs: list[Run], here: bool) -> int:
+    """Say everything that keeps jobs of a sweep from starting; the exit code if there is anything, else 0.
+
+    What a task needs is looked for only if the jobs run `here`: another machine may have what this one lacks.
+    """
+    wrong, missing = collisions(runs), failing(runs) if here else []
+    for error, jobs in [*wrong, *missing]:
+        report(error)
+        more = f" and {len(jobs) - SHOWN} more" if len(jobs) > SHOWN else ""
+        print(f"  jobs:  {', '.join(jobs[:SHOWN])}{more}", file=sys.stderr)
+    if wrong or missing:
+        print(f"none of the {len(runs)} jobs was started", file=sys.stderr)
+    return 1 if missing else 2 if wrong else 0
+
+
+def collisions(runs: list[Run]) -> list[Problem]:
+    """The directories that several jobs would take, though they are not the same run."""
+    by_path: dict[str, list[Run]] = {}
+    for run in runs:
+        if run.dir:
+            by_path.setdefault(os.path.realpath(run.dir), []).append(run)
+    found = []
+    for same in by_path.values():
+        first, *others = (identity(run) if len(same) > 1 else {} for run in same)
+        if keys := dict.fromkeys(key for other in others for key, *_ in differences(first, other)):
+            what = f"{len(same)} jobs have one directory, and differ in {', '.join(keys)}"
+            mend = f"leave out dir=..., or put into it what differs: 'dir=mine/${{{next(iter(keys))}}}'"
+            found.append((ConfigError(what, same[0].dir, mend), [" ".join(run.overrides or ()) for run in same]))
+    return found
+
+
+def failing(runs: list[Run]) -> list[Problem]:
+    """What the checks of the jobs find, each thing once."""
+    found: dict[str, Problem] = {}
+    for run in runs:
+        try:
+            run.check()
+        except Exception as error:
+            said = f"{type(error).__name__}: {error}"
+            found.setdefault(said, (error, []))[1].append(run.dir or run.option("task"))
+    return list(found.values())
 
 
 def attempt(run: Run) -> Exception | None:

@@ -16,7 +16,8 @@ import importlib
 import importlib.util
 import os
 import re
-from collections.abc import Iterator, Sequence
+import traceback
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -33,7 +34,7 @@ from rhtool.envs.base import Env, Scale
 from rhtool.errors import ConfigError, nearest
 from rhtool.loggers import Logger
 from rhtool.run import Run
-from rhtool.schema import check_choices, option_name
+from rhtool.schema import option_name
 from rhtool.tasks.base import Task
 
 _HERE = Path(__file__).resolve().parent
@@ -56,7 +57,7 @@ def register() -> None:
             if importlib.util.find_spec(f"{package}.{file.stem}"):  # else it is other numbers over another's class
                 importlib.import_module(f"{package}.{file.stem}")
     for module in filter(None, os.environ.get("RHTOOL_PLUGINS", "").split(",")):
-        importlib.import_module(module)
+        _import_plugin(module)
     store = ConfigStore.instance()
     # Each group starts as its base class: only then may a YAML put any subclass in its place.
     store.store(name="schema", node=Run(**{group: base() for group, base in GROUPS.items()}))
@@ -64,6 +65,20 @@ def register() -> None:
         for cls in [base, *subclasses(base)]:
             store.store(group=f"schema/{group}", name=option_name(cls), node=cls)
     OmegaConf.register_new_resolver("scaled", _scaled, replace=True)
+    OmegaConf.register_new_resolver("cloned", functools.partial(_scaled, numbers="cloning"), replace=True)
+
+
+def _import_plugin(module: str) -> None:
+    try:
+        importlib.import_module(module)
+    except Exception as error:
+        if isinstance(error, ModuleNotFoundError) and f"{module}.".startswith(f"{error.name}."):
+            said, where, mend = "it is not found", "RHTOOL_PLUGINS", "add its directory to PYTHONPATH, or mend the name"
+        else:
+            last = traceback.extract_tb(error.__traceback__)[-1]
+            said, where = f"{type(error).__name__}: {error}", f"RHTOOL_PLUGINS, {last.filename}:{last.lineno}"
+            mend = "mend the module; RHTOOL_FULL_ERROR=1 shows the traceback"
+        raise ConfigError(f"the module '{module}' cannot be imported: {said}", where, mend) from error
 
 
 def subclasses(base: type) -> list[type]:
@@ -71,14 +86,16 @@ def subclasses(base: type) -> list[type]:
     return [cls for child in base.__subclasses__() for cls in (child, *subclasses(child))]
 
 
-def options(group: str) -> dict[str, tuple[str, type]]:
-    """`{option: (one line about it, its class)}` of a group, from `conf/` and the docstrings.
+def options(group: str, config_dirs: Iterable[str] = ()) -> dict[str, tuple[str, type]]:
+    """`{option: (one line about it, its class)}` of a group, from `conf/`, then `config_dirs`, and the docstrings.
 
     An option whose name is not a class's (scale=smoke) has the first comment of its YAML instead.
     """
     classes = {option_name(cls): cls for cls in subclasses(GROUPS[group])}
     found = {}
-    for file in sorted((CONF / group).glob("*.yaml")):
+    for file in (file for directory in (CONF, *config_dirs) for file in sorted(Path(directory, group).glob("*.yaml"))):
+        if file.stem in found:
+            continue  # of two files of one name Hydra takes the first
         text = file.read_text()
         comment = next((line.lstrip("# ") for line in text.splitlines() if line.startswith("#")), "")
         schema = re.search(r"/schema/\w+@_here_: (\w+)", text)
@@ -88,10 +105,11 @@ def options(group: str) -> dict[str, tuple[str, type]]:
     return found
 
 
-def _scaled(key: str, *, _root_: Any) -> Any:
-    """`${scaled:lr}`: the number of the chosen `scale` if it has one, else the environment's own `training` number."""
+def _scaled(key: str, *, _root_: Any, numbers: str = "training") -> Any:
+    """`${scaled:lr}`: the number of the chosen `scale` if it has one, else the environment's own `training` number.
+    `${cloned:passes}`: likewise, from its `cloning`."""
     value = OmegaConf.select(_root_, f"scale.{key}")
-    return OmegaConf.select(_root_, f"env.training.{key}") if value is None else value
+    return OmegaConf.select(_root_, f"env.{numbers}.{key}") if value is None else value
 
 
 # Composing
@@ -116,6 +134,7 @@ def compose_all(overrides: Sequence[str], multirun: bool = False, config_dir: st
     register()
     overrides = [quoted(override) for override in overrides]
     refuse_added(overrides)
+    check_config_dir(config_dir)
     if config_dir:
         overrides.append(f"hydra.searchpath=['file://{Path(config_dir).resolve()}']")
     with explained(), initialize_config_dir(str(CONF), version_base="1.3"):
@@ -125,6 +144,12 @@ def compose_all(overrides: Sequence[str], multirun: bool = False, config_dir: st
             HydraConfig.instance().set_config(cfg)
             runs.append(from_config(cfg))
         return runs
+
+
+def check_config_dir(directory: str | None) -> None:
+    """Raise `ConfigError` for a `--config-dir` that is none: Hydra would pass over it in silence."""
+    if directory is not None and not Path(directory).is_dir():
+        raise ConfigError("there is no such directory", f"--config-dir {directory}", "give one that holds YAML files")
 
 
 def _jobs(overrides: list[str]) -> list[list[str]]:
@@ -149,9 +174,15 @@ def from_config(cfg: DictConfig) -> Run:
         with open_dict(plain):
             plain.pop("hydra", None)
         run: Run = OmegaConf.to_object(plain)
-        check_choices(run)
+        run.check_values()
         run.options = {group: option for group, option in hydra.runtime.choices.items() if option and "/" not in group}
         run.tuned = _tuned(run, plain, hydra)
+        run.overrides = list(hydra.overrides.task)
+        run.config_dirs = [
+            os.path.abspath(source.path)
+            for source in hydra.runtime.config_sources
+            if source.schema == "file" and source.provider != "main"
+        ]
     run.dir = run.dir or directory(run)
     return run
 
@@ -214,13 +245,13 @@ def _tuned(run: Run, cfg: DictConfig, hydra: Any) -> dict[str, Any]:
     searchpath = [o for o in hydra.overrides.hydra if o.startswith("hydra.searchpath=")]
     fields = {f.name: f for f in dataclasses.fields(Run)}
     ignored = {"coeff", "seed", "logger", *(g for g in ("env", "divergence") if g not in run.task.uses)}
-    for key in overrides.keys() - chosen.keys():
+    for key in sorted(overrides.keys() - chosen.keys()):
         first, *rest = key.split(".")
         if first in ignored or fields[first].metadata.get("incidental") or _is_incidental(getattr(run, first), rest):
             continue
         if OmegaConf.select(cfg, key) != OmegaConf.select(_reference((*chosen.values(), *searchpath)), key):
             tuned[key] = functools.reduce(getattr, key.split("."), run)
-    return tuned
+    return dict(sorted(tuned.items()))
 
 
 def _is_incidental(obj: Any, path: list[str]) -> bool:

@@ -7,7 +7,7 @@ import textwrap
 from collections.abc import Iterator
 from typing import Any
 
-from rhtool.config import GROUPS, compose_all, options, register
+from rhtool.config import GROUPS, check_config_dir, compose_all, options, register
 from rhtool.run import Run
 from rhtool.schema import field_docs
 
@@ -39,10 +39,11 @@ Your own: --config-dir DIR adds options, RHTOOL_PLUGINS=my.module the classes be
 
 def help_text(overrides: list[str], config_dir: str | None = None) -> str:
     """The text for a command line: about rhtool, or about the options that the command line chooses."""
+    check_config_dir(config_dir)
     register()
     chosen = [o.partition("=")[0] for o in overrides if o.partition("=")[0] in GROUPS]
     if not chosen:
-        return "\n\n".join([INTRODUCTION, *(_group(group) for group in GROUPS), EXAMPLES])
+        return "\n\n".join([INTRODUCTION, *(_group(group, config_dir) for group in GROUPS), EXAMPLES])
     run = compose_all(overrides, config_dir=config_dir)[0]
     used = {*chosen, *run.task.uses} if "task" in chosen else {*chosen}
     sections = [_fields(getattr(run, g), f"{g}={run.option(g)}", f"{g}.") for g in GROUPS if g in used]
@@ -51,8 +52,8 @@ def help_text(overrides: list[str], config_dir: str | None = None) -> str:
     return "\n\n".join(sections)
 
 
-def _group(group: str) -> str:
-    found = {option: doc for option, (doc, _) in options(group).items()}
+def _group(group: str, config_dir: str | None) -> str:
+    found = {option: doc for option, (doc, _) in options(group, [config_dir] if config_dir else []).items()}
     width = max(map(len, found), default=0)
     lines = [_wrapped(f"  {option:<{width}}  ", doc) for option, doc in found.items()]
     return "\n".join([f"{group}=", *lines])

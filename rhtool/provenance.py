@@ -1,4 +1,5 @@
-"""Where a result comes from: versions, code, command and machine. No environment variables: they hold secrets."""
+"""Where a result comes from: versions, code, command and machine. No environment variables: they hold secrets; only
+the names of the modules in RHTOOL_PLUGINS, without which a command would not compose."""
 
 from __future__ import annotations
 
@@ -24,6 +25,7 @@ PACKAGES = [
     "trl",
     "accelerate",
     "safetensors",
+    "eclipse-sumo",
     "libsumo",
 ]
 
@@ -33,6 +35,7 @@ def provenance() -> dict[str, Any]:
     return {
         "command": [Path(sys.argv[0]).name, *sys.argv[1:]],
         "directory": os.getcwd(),
+        "plugins": os.environ.get("RHTOOL_PLUGINS", ""),
         "host": socket.gethostname(),
         "platform": platform.platform(),
         "cpus": os.cpu_count(),

@@ -17,38 +17,38 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import errno
-import fcntl
-import hashlib
 import json
 import logging
 import math
 import os
 import random
 import signal
-import socket
-import threading
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
-from types import FrameType
 from typing import Any, Protocol
 
 import numpy as np
 
-from rhtool.checkpoints import Checkpoints, content_hash, write_atomic
+from rhtool.checkpoints import Checkpoints, write_atomic
 from rhtool.divergences import Divergence, NoDivergence
 from rhtool.envs.base import Env, Scale
 from rhtool.errors import ConfigError, RhtoolError
+from rhtool.identity import differences, digest, fingerprint, groups, identity, inputs
+from rhtool.locks import LOCK, lock, under_way
 from rhtool.loggers import Csv, Logger, NoLogger
 from rhtool.progress import Progress, headline
-from rhtool.schema import check_choices, incidental, option_name
+from rhtool.schema import check_choices, check_numbers, incidental, option_name
+from rhtool.signals import Signals, Stopped
 from rhtool.tasks.base import Task
 
 log = logging.getLogger(__name__)
 
 RESULT_SCHEMA = 1
+SEEDS = 2**32
+"""seeds are from 0 to one less than this: what the generators of all libraries take"""
 
 
 class Resumable(Protocol):
@@ -59,18 +59,6 @@ class Resumable(Protocol):
 
     def set_state(self, state: dict[str, Any]) -> None:
         """The inverse of `get_state`."""
-
-
-class UnderWay(RhtoolError):
-    """Another process is at work on the run."""
-
-
-class Stopped(SystemExit):
-    """A run was told to stop by a signal and has written its checkpoint. Ends the process with 128 + the signal."""
-
-    def __init__(self, signum: int):
-        self.signal = signal.Signals(signum)
-        super().__init__(128 + signum)
 
 
 @dataclass
@@ -103,7 +91,11 @@ class Run:
         self.options: dict[str, str] = {}
         """{group: chosen option}, where it is not the name of the class"""
         self.tuned: dict[str, Any] = {}
-        """{key: value} of what the command line changed besides the groups, coeff and seed"""
+        """{key: value} of what the command line changed besides the groups, coeff and seed; sorted"""
+        self.overrides: list[str] | None = None
+        """the overrides that compose this very run, in Hydra's grammar; None for a run that no command line made"""
+        self.config_dirs: list[str] = []
+        """directories of YAML files besides the shipped ones: `--config-dir`"""
 
     @property
     def path(self) -> Path:
@@ -127,21 +119,37 @@ class Run:
         Raises `RhtoolError` for what a user can mend, `Stopped` after a signal, and what the task raises; of the last,
         `result.json` and `run.log` say why.
         """
-        check_choices(self)
+        self.check_values()
         if not self.task.uses:
-            self.task.check(self)
+            self._check()
             return self.task.run(self)
-        if result := self._finished():
-            return result
-        try:
-            self.path.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            what = f"the run's directory cannot be made: {error.strerror}"
-            raise RhtoolError(what, str(self.path), "give another: outputs=... or dir=...") from error
-        with lock(self.path / ".lock"):
-            if result := self._finished():  # by the process that had the lock until now
-                return result
-            return self._attempt()
+        if not (result := self._finished()):
+            try:
+                self.path.mkdir(parents=True, exist_ok=True)
+            except OSError as error:
+                what = f"the run's directory cannot be made: {error.strerror}"
+                raise RhtoolError(what, str(self.path), "give another: outputs=... or dir=...") from error
+            with lock(self.path / LOCK):
+                if not (result := self._finished()):  # by the process that had the lock until now
+                    return self._attempt()
+        Progress.line(f"done, skipped  {self.name}")
+        return result
+
+    def check(self) -> None:
+        """Raise `RhtoolError` for what would keep the run from starting. Nothing is written.
+
+        A run that is done or under way in another process needs no check: it will not start.
+        """
+        self.check_values()
+        if not self.task.uses or not (under_way(self.path) or self._finished()):
+            self._check()
+
+    def check_values(self) -> None:
+        """Raise `ConfigError` for a value that its field cannot have."""
+        check_choices(self)
+        check_numbers(self)
+        if not 0 <= self.seed < SEEDS:
+            raise ConfigError(f"{self.seed} is not a seed", "seed", f"choose 0 to {SEEDS - 1}")
 
     def loop(self, work: Resumable, iterations: int) -> Iterator[int]:
         """Iterate `0 … iterations-1`, starting from the last checkpoint of `work` if there is one, saving when due.
@@ -153,13 +161,15 @@ class Run:
         if found := self.checkpoints.latest():
             done, state = found
             work.set_state(state)
+            self._kept = done
             # What was logged before the checkpoint is in the CSV, however the process ended.
             self._spent = float(self._csv.last("time/seconds", done) or 0) - (time.monotonic() - self._started)
             self._steps = float(self._csv.last("steps", done) or "nan")
             self._event("resume", iteration=done)
             log.info("resumed after iteration %d of %d", done, total)
         self._total, saved_at = total, time.monotonic()
-        with self._signals as signals:
+        signals = self._signals
+        with signals.kept():
             for iteration in range(done, total):
                 self._iteration = iteration
                 yield iteration
@@ -168,9 +178,7 @@ class Run:
                 if due or signals.received or done == total:
                     self._save(done, work)
                     saved_at = time.monotonic()
-                if signals.received:
-                    self._event("signal", signal=signals.received.name, iteration=done)
-                    signals.obey()
+                signals.obey()
             self._iteration = total
 
     def log(self, metrics: dict[str, float], iteration: int | None = None) -> None:
@@ -191,11 +199,26 @@ class Run:
 
     # Inside
 
+    def _check(self) -> None:
+        """The task's check, and that its inputs are at rest: what a run under way gives depends on the moment, and may
+        not be what was hashed a moment before."""
+        self.task.check(self)
+        for name, path in inputs(self).items():
+            if under_way(Path(path)):
+                raise RhtoolError(
+                    f"the run at {path}, of which this one would take the {name}, is under way and still changes",
+                    path,
+                    "wait until it is done, or copy one of its checkpoints and give that",
+                )
+
     def _finished(self) -> dict[str, Any] | None:
-        """The result of a finished run of this very configuration; an error if the directory holds another one."""
+        """The result of a finished run of this very configuration; an error if the directory holds another one.
+
+        A run that never got past its check made nothing, so its directory is free for any other.
+        """
         if self.fresh and not _requeued():
             return None
-        record, result = _json(self.path / "provenance.json"), _json(self.path / "result.json")
+        record, result = _record(self.path), _result(self.path)
         if not record:
             if (self.path / "checkpoints").is_dir():
                 raise RhtoolError(
@@ -204,76 +227,89 @@ class Run:
                     "give another dir=..., or fresh=true to move them aside",
                 )
             return None
-        here = identity(self)
-        if differing := differences(record.get("identity", {}), here):
+        if record["identity"] and (differing := differences(record["identity"], identity(self))):
             lines = [f"    {key}: {old} there, {new} here" for key, old, new in differing]
             raise RhtoolError(
                 "\n".join(["the directory holds a run of another configuration", *lines]),
                 str(self.path),
                 "fresh=true moves the old run aside; dir=... puts this one elsewhere",
             )
-        if result and result.get("status") == "done":
-            Progress.line(f"done, skipped  {self.name}")
-            return result
-        return None
+        return result if result and result["status"] == "done" else None
 
     def _attempt(self) -> dict[str, Any]:
         """Run the task under the lock, and write how it ended."""
         if self.fresh and not _requeued():
             set_aside(self.path)
-        record = _json(self.path / "provenance.json") or {"attempts": []}
+        record = _record(self.path) or {"identity": None, "attempts": []}
         verb = "again" if record["attempts"] else "start"
         (self.path / "result.json").unlink(missing_ok=True)  # of a failed attempt
         self._started, self._spent, self._iteration, self._total = time.monotonic(), 0.0, 0, 0
-        self._steps = math.nan
+        self._steps, self._kept, self._fingerprint = math.nan, None, None
         self.checkpoints = Checkpoints(self.path / "checkpoints")
         self._csv = Csv(self.path / "metrics.csv")
-        self._signals = Signals()
+        self._signals = Signals(self._note)
         with contextlib.ExitStack() as stack:
             stack.enter_context(_logging_to(self.path / "run.log"))
             stack.callback(self._csv.close)
-            stack.callback(self._signals.__exit__)  # a loop whose body raised is still suspended
             self._progress = stack.enter_context(Progress(self.name))
+            stack.enter_context(self._signals)
             try:
-                self.task.check(self)
                 self._save_config()
+                self._save_provenance(record, new=True)  # so that a failing check leaves what task=report can name
+                self._check()
+                record["identity"] = identity(self)
                 self._save_provenance(record)
-                self._event("start", attempt=len(record["attempts"]))
+                self._event("start", attempt=len(record["attempts"]) - 1)
                 self._progress.line(f"{verb}  {self.name}  {self._summary()}")
                 random.seed(self.seed)  # for libraries that use the global generators; ours have their own
-                np.random.seed(self.seed % 2**32)
+                np.random.seed(self.seed)
                 self.logger.open(self)
                 stack.callback(self.logger.close)
                 metrics = self.task.run(self)
+                with self._signals.kept():
+                    result = self._result("done", metrics)
             except Stopped as stop:
-                self._progress.close()
-                log.info("stopped by %s", stop.signal.name)
-                self._progress.line(f"stopped by {stop.signal.name}  {self.path}  (repeat the command to go on)")
+                self._stopped(stop)
                 raise
             except Exception as error:
-                self._progress.close()
                 log.debug("failed", exc_info=True)  # in run.log alone
-                self._progress.line(f"failed  {self.name}")
-                with contextlib.suppress(OSError):  # on a full disk; what went wrong first is what to say
-                    self._result("failed", {}, f"{type(error).__name__}: {_first_line(error)}")
+                try:
+                    self._signals.obey()  # who stops a run often stops its workers too, which then fails it
+                except Stopped as stop:
+                    self._stopped(stop)
+                    raise
+                with self._signals.kept():
+                    self._failed(error)
                 if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
                     mend = "free disk space, then repeat the command: it resumes"
                     raise RhtoolError(f"the disk is full: {error}", str(self.path), mend) from error
                 raise
-            result = self._result("done", metrics)
             self._progress.close()
             self._progress.line(f"done  {self.name}  {headline(metrics)}{result['seconds']:.0f} s  {self.path}")
-            return result
+        self._signals.obey()  # one that came while the result was written
+        return result
 
-    def _result(self, status: str, metrics: dict[str, Any], reason: str | None = None) -> dict[str, Any]:
-        """Write and return `result.json`. A metric that is nan or inf is null there: JSON has neither."""
+    def _stopped(self, stop: Stopped) -> None:
+        """Say by which signal the run was stopped, what it keeps, and how it goes on."""
+        self._progress.close()
+        log.info("stopped by %s", stop.signal.name)
+        if self._kept is None:
+            kept = "nothing was to be kept yet; repeat the command to start again"
+        else:
+            of = f" of {self._total}" if self._total else ""
+            kept = f"kept: the checkpoint after iteration {self._kept}{of}; repeat the command to go on"
+        self._progress.line(f"stopped by {stop.signal.name}  {self.path}  ({kept})")
+
+    def _failed(self, error: Exception) -> None:
+        self._progress.close()
+        self._progress.line(f"failed  {self.name}")
+        with contextlib.suppress(OSError):  # on a full disk; what went wrong first is what to say
+            self._result("failed", {}, f"{type(error).__name__}: {_first_line(error)}")
+
+    def _facts(self) -> dict[str, Any]:
+        """What `result.json` and `provenance.json` call the run; None for what its task does not use."""
         uses_divergence = "divergence" in self.task.uses
-        metrics = {key: _number(value) for key, value in metrics.items()}
-        steps = metrics.get("steps", self._steps)
-        result = {
-            "schema": RESULT_SCHEMA,
-            "status": status,
-            "reason": reason,
+        return {
             "task": self.option("task"),
             "experiment": self.options.get("experiment"),
             "env": self.option("env") if "env" in self.task.uses else None,
@@ -283,7 +319,18 @@ class Run:
             "seed": self.seed,
             "scale": self.option("scale"),
             "tuned": self.tuned,
-            "fingerprint": (_json(self.path / "provenance.json") or {}).get("fingerprint"),
+        }
+
+    def _result(self, status: str, metrics: dict[str, Any], reason: str | None = None) -> dict[str, Any]:
+        """Write and return `result.json`. A metric that is nan or inf is null there: JSON has neither."""
+        metrics = {key: _number(value) for key, value in metrics.items()}
+        steps = metrics.get("steps", self._steps)
+        result = {
+            "schema": RESULT_SCHEMA,
+            "status": status,
+            "reason": reason,
+            **self._facts(),
+            "fingerprint": self._fingerprint,
             "metrics": {key: value if _finite(value) else None for key, value in metrics.items()},
             "steps": int(steps) if math.isfinite(steps) else None,
             "seconds": self._seconds(),
@@ -294,7 +341,11 @@ class Run:
 
     def _save(self, done: int, work: Resumable) -> None:
         self.checkpoints.save(done, work.get_state())
+        self._kept = done
         self._event("checkpoint", iteration=done)
+
+    def _note(self, signum: signal.Signals) -> None:
+        self._event("signal", signal=signum.name, iteration=self._kept)
 
     def _seconds(self) -> float:
         """Seconds of work in this run, those of earlier attempts up to their last checkpoint included."""
@@ -315,15 +366,20 @@ class Run:
         text = f"# {chosen}\n" + OmegaConf.to_yaml(OmegaConf.create(dataclasses.asdict(self)))
         write_atomic(self.path / "config.yaml", text.encode())
 
-    def _save_provenance(self, record: dict[str, Any]) -> None:
+    def _save_provenance(self, record: dict[str, Any], new: bool = False) -> None:
+        """Write `provenance.json`, with a `new` attempt. Without an identity nothing has been made yet."""
         from rhtool.provenance import provenance
 
-        here = identity(self)
+        if new:
+            attempt = {"start": _now(), "dir": self.dir, "overrides": self.overrides, "config_dirs": self.config_dirs}
+            record["attempts"].append(attempt | provenance())
+        self._fingerprint = digest(record["identity"]) if record["identity"] else None
         record = {
             "schema": 1,
-            "fingerprint": _digest(here),
-            "identity": here,
-            "attempts": [*record["attempts"], {"start": _now(), **provenance()}],
+            "fingerprint": self._fingerprint,
+            "run": self._facts(),
+            "identity": record["identity"],
+            "attempts": record["attempts"],
         }
         write_atomic(self.path / "provenance.json", (json.dumps(record, indent=1) + "\n").encode())
 
@@ -332,40 +388,12 @@ class Run:
         return "  ".join(f"{key}={value}" for key, value in self.tuned.items())
 
 
-# Identity
-
-
-def groups(run: Run) -> list[str]:
-    """The groups of a run that decide its result: its task, those the task uses, and the scale."""
-    return ["task", *(g for g in run.task.uses if g != "task"), "scale"]
-
-
-def identity(run: Run) -> dict[str, Any]:
-    """`{key: value}` of all that decides the run's result: its configuration, resolved, and the hashes of its inputs.
-
-    Left out: incidental fields, the logger, the directories, and the groups that the task does not use (without the
-    group `divergence` there is no coeff either).
-    """
-    flat: dict[str, Any] = {"seed": run.seed}
-    if "divergence" in run.task.uses:
-        flat["coeff"] = run.coeff
-    for group in groups(run):
-        flat[group] = option_name(type(getattr(run, group)))
-        _flatten(getattr(run, group), group, flat)
-    files = run.env.inputs() if "env" in run.task.uses else {}
-    for name, path in (files | run.task.inputs(run)).items():
-        flat[f"input {name}"] = content_hash(path)
-    return json.loads(json.dumps(flat, default=str))
-
-
-def fingerprint(run: Run) -> str:
-    """SHA-256 of `identity(run)`."""
-    return _digest(identity(run))
-
-
 def outcome(run: Run) -> str:
     """Why the directory of a run holds no result of it; empty if it does."""
-    record, result = _json(run.path / "provenance.json"), _json(run.path / "result.json")
+    try:
+        record, result = _record(run.path), _result(run.path)
+    except RhtoolError as error:
+        return error.what
     if result is None:
         return "has no result" + ("" if record else " and never began")
     if result["status"] == "done" and result["fingerprint"] != fingerprint(run):
@@ -373,99 +401,14 @@ def outcome(run: Run) -> str:
     return result["reason"] or ""
 
 
-def _digest(identity: dict[str, Any]) -> str:
-    return hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()
-
-
-def differences(old: dict[str, Any], new: dict[str, Any]) -> list[tuple[str, Any, Any]]:
-    """`(key, old, new)` of the keys in which two identities differ; "-" where one has no such key."""
-    keys = dict.fromkeys([*old, *new])
-    return [(k, old.get(k, "-"), new.get(k, "-")) for k in keys if old.get(k, "-") != new.get(k, "-")]
-
-
-def _flatten(obj: Any, path: str, flat: dict[str, Any]) -> None:
-    for f in dataclasses.fields(obj):
-        value = getattr(obj, f.name)
-        if f.metadata.get("incidental"):
-            continue
-        if dataclasses.is_dataclass(value):
-            _flatten(value, f"{path}.{f.name}", flat)
-        else:
-            flat[f"{path}.{f.name}"] = value
-
-
-# Signals, lock, old content
-
-
-class Signals:
-    """While entered, SIGTERM, SIGINT and SIGUSR2 are remembered in `received`; a second SIGINT stops at once.
-
-    Only in the main thread, where alone Python can handle signals; elsewhere nothing changes. Ignored signals stay
-    ignored.
-    """
-
-    def __init__(self) -> None:
-        self.received: signal.Signals | None = None
-        self._before: dict[int, Any] = {}
-
-    def __enter__(self) -> Signals:
-        if threading.current_thread() is threading.main_thread():
-            for signum in (signal.SIGTERM, signal.SIGINT, signal.SIGUSR2):
-                if signal.getsignal(signum) not in (signal.SIG_IGN, None):
-                    self._before[signum] = signal.signal(signum, self._handle)
-        return self
-
-    def __exit__(self, *_: Any) -> None:
-        for signum, handler in self._before.items():
-            signal.signal(signum, handler)
-        self._before = {}
-
-    def _handle(self, signum: int, frame: FrameType | None) -> None:
-        if signum == signal.SIGINT and self.received == signal.SIGINT:
-            self.__exit__()
-            raise KeyboardInterrupt
-        self.received = signal.Signals(signum)
-
-    def obey(self) -> None:
-        """Do what the signal would have done: call the handler before ours (submitit's requeue), or raise `Stopped`."""
-        signum, self.received = self.received, None
-        handler = self._before[signum]
-        if not callable(handler) or handler is signal.default_int_handler:
-            raise Stopped(signum)
-        handler(signum, None)
-
-
-@contextlib.contextmanager
-def lock(path: Path) -> Iterator[None]:
-    """Hold the lock file while entered; `RhtoolError` if another process has it. It is free when that process dies."""
-    file = open(path, "a+")  # noqa: SIM115 (closed below, which frees the lock)
-    try:
-        for last in (*[False] * 9, True):  # task=report looks at a lock for an instant
-            try:
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                break
-            except BlockingIOError:
-                if last:
-                    file.seek(0)
-                    holder = file.read().strip() or "another process"
-                    raise UnderWay(
-                        f"the run is under way already ({holder})",
-                        str(path.parent),
-                        "wait for it or stop it, or give another dir=...",
-                    ) from None
-                time.sleep(0.02)
-        file.truncate(0)
-        file.write(f"{socket.gethostname()} pid {os.getpid()}\n")
-        file.flush()
-        yield
-    finally:
-        file.close()
+# The directory's content
 
 
 def set_aside(directory: Path) -> None:
     """Move what a run's directory holds to `.old/<n>` in it, so that nothing is lost."""
-    content = [p for p in directory.iterdir() if p.name not in (".lock", ".old")]
-    if content and not any((directory / name).exists() for name in ("events.jsonl", "result.json", "checkpoints")):
+    content = [p for p in directory.iterdir() if p.name not in (LOCK, ".old")]
+    ours = ("provenance.json", "events.jsonl", "result.json", "checkpoints")
+    if content and not any((directory / name).exists() for name in ours):
         raise RhtoolError(
             "the directory holds other things than a run, which fresh=true would move aside",
             str(directory),
@@ -511,12 +454,37 @@ def _logging_to(path: Path) -> Iterator[None]:
         handler.close()
 
 
-def _json(path: Path) -> dict[str, Any] | None:
-    """A JSON object from a file, None if there is none. All such files are written atomically, so they are whole."""
+def _record(directory: Path) -> dict[str, Any] | None:
+    """The content of `provenance.json`; None if there is none, `RhtoolError` if it is damaged."""
+    mend = "put a copy of it back, or move the run aside with fresh=true"
+    return _object(directory / "provenance.json", {"identity": dict | None, "attempts": list}, mend)
+
+
+def _result(directory: Path) -> dict[str, Any] | None:
+    """The content of `result.json`; None if there is none, `RhtoolError` if it is damaged."""
+    mend = "delete it, and the run goes on from its last checkpoint"
+    kinds = {"status": str, "reason": str | None, "fingerprint": str | None, "metrics": dict}
+    return _object(directory / "result.json", kinds, mend)
+
+
+def _object(path: Path, kinds: dict[str, Any], mend: str) -> dict[str, Any] | None:
+    """A JSON object with values of these kinds, or None if there is no file. They are written atomically, so a part of
+    one is damage: a disk that failed, a copy that was cut short."""
     try:
-        return json.loads(path.read_bytes())
+        found = json.loads(path.read_bytes())
+        if not isinstance(found, dict):
+            raise TypeError("it is no object")
+        wrong = next((key for key, kind in kinds.items() if not isinstance(found[key], kind)), None)
+        said = f"'{wrong}' is not what it should be" if wrong else ""
     except (FileNotFoundError, NotADirectoryError):
         return None
+    except KeyError as error:
+        said = f"it has no {error}"
+    except (OSError, ValueError, TypeError) as error:
+        said = str(error)
+    if said:
+        raise RhtoolError(f"{path.name} is damaged: {said}", str(path), mend)
+    return found
 
 
 def _number(value: Any) -> Any:

@@ -6,8 +6,10 @@ import ast
 import dataclasses
 import inspect
 import itertools
+import math
 import re
 import textwrap
+from collections.abc import Iterator
 from dataclasses import field
 from functools import cache
 from typing import Any
@@ -43,6 +45,25 @@ def check_choices(obj: Any, path: str = "") -> None:
             if value not in choices:
                 raise ConfigError(f"'{value}' is not a value of {where}", where, nearest(str(value), choices))
             setattr(obj, f.name, value)
+
+
+def check_numbers(obj: Any) -> None:
+    """Raise `ConfigError` for the fields, here or in nested dataclasses and lists, that are nan or infinite."""
+    if wrong := list(_not_finite(obj)):
+        values = sorted({str(value) for _, value in wrong})
+        where = ", ".join(dict.fromkeys(path for path, _ in wrong))
+        raise ConfigError(f"{' and '.join(values)} is not a finite number", where, "give a number, like 0.1")
+
+
+def _not_finite(value: Any, path: str = "") -> Iterator[tuple[str, float]]:
+    if dataclasses.is_dataclass(value):
+        for f in dataclasses.fields(value):
+            yield from _not_finite(getattr(value, f.name), f"{path}.{f.name}".lstrip("."))
+    elif isinstance(value, list | tuple):
+        for item in value:
+            yield from _not_finite(item, path)
+    elif isinstance(value, float) and not math.isfinite(value):
+        yield path, value
 
 
 @cache

@@ -70,6 +70,14 @@ def test_flags_keep_their_values(in_process: Callable) -> None:
         ("--cfg job task.mode=fsat", "task.mode", "fast"),
         ("--nope", "the command line", "--help"),
         ("--experimental-rerun x.pickle", "the command line", "--help"),
+        ("coeff=nan", "coeff", "a number"),
+        ("coeff=-inf", "coeff", "a number"),
+        ("task.lr=inf", "task.lr", "a number"),
+        ("env.training.lr=nan", "env.training.lr", "a number"),
+        ("-m coeff=0,nan", "coeff", "a number"),
+        ("seed=-1", "seed", "0 to 4294967295"),
+        ("seed=4294967296", "seed", "0 to 4294967295"),
+        ("--config-dir nowhere", "--config-dir nowhere", "one that holds YAML files"),
     ],
 )
 def test_a_mistake_costs_three_lines_and_leaves_nothing(in_process: Callable, line: str, where: str, mend: str) -> None:
@@ -149,9 +157,8 @@ def test_an_experiment_is_a_table_of_runs(in_process: Callable) -> None:
 def test_an_equals_sign_in_a_path_needs_no_quotes(in_process: Callable) -> None:
     assert in_process("task=counter task.iterations=1 dir=mine/seed=3")[0] == 0
     assert Path("mine/seed=3/result.json").exists()
-    assert in_process("task=counter task.needs=mine/seed=3,mine/seed=4 -m task.iterations=1")[0] == 1
-    reasons = sorted(json.loads(path.read_text())["reason"] or "" for path in Path("outputs").rglob("result.json"))
-    assert reasons == ["", "RhtoolError: there is no mine/seed=4"]
+    code, _, said = in_process("task=counter task.needs=mine/seed=3,mine/seed=4 -m task.iterations=1")
+    assert code == 1 and "there is no mine/seed=4" in said and "there is no mine/seed=3" not in said
 
 
 def test_a_failure_does_not_stop_a_sweep_and_is_named(rhtool: CommandLine) -> None:
@@ -164,12 +171,32 @@ def test_a_failure_does_not_stop_a_sweep_and_is_named(rhtool: CommandLine) -> No
     assert rhtool.result(f"{RUNS}/none-coeff=0-task.fail_at=50/seed=0")["status"] == "done"
 
 
-def test_what_is_missing_is_a_failure_of_its_run(in_process: Callable) -> None:
-    code, _, said = in_process("task=counter -m task.needs=here,nowhere")
-    assert code == 1 and "2 of 2 runs failed" in said and "there is no nowhere" in said
+def test_all_that_is_missing_is_said_before_the_first_job_starts(in_process: Callable) -> None:
     Path("here").write_text("content")
-    code, _, said = in_process("task=counter -m task.needs=here,nowhere")
-    assert code == 1 and "1 of 2 runs failed" in said
+    code, _, said = in_process("task=counter -m task.needs=here,nowhere,elsewhere seed=0,1")
+    assert code == 1 and "Traceback" not in said
+    for missing in ("nowhere", "elsewhere"):
+        jobs = ", ".join(f"{RUNS}/none-coeff=0-task.needs={missing}/seed={seed}" for seed in (0, 1))
+        assert f"there is no {missing}\n  where: task.needs\n  mend:  touch {missing}\n  jobs:  {jobs}\n" in said
+    assert said.endswith("none of the 6 jobs was started\n") and below(Path.cwd()) == ["here"]
+    Path("nowhere").write_text("content")
+    Path("elsewhere").write_text("content")
+    assert in_process("task=counter -m task.needs=here,nowhere,elsewhere seed=0,1")[0] == 0
+    Path("nowhere").unlink()  # what its runs are made of has changed
+    code, _, said = in_process("task=counter -m task.needs=here,nowhere seed=0,1")
+    assert code == 1 and "another configuration" in said and "none of the 4 jobs" in said
+
+
+def test_jobs_that_would_take_one_directory_are_refused(in_process: Callable) -> None:
+    code, _, said = in_process("task=counter -m dir=same seed=0,1 coeff=0,1")
+    assert code == 2 and "4 jobs have one directory, and differ in coeff, seed" in said and below(Path.cwd()) == []
+    assert "  where: same\n" in said and "'dir=mine/${coeff}'" in said and "none of the 4 jobs was started" in said
+    code, _, said = in_process("task=counter -m dir=same,./same task.lr=1,2")
+    assert code == 2 and "differ in task.lr" in said
+    code, _, said = in_process("task=counter -m dir=mine/${seed} seed=0,1")
+    assert code == 0 and below(Path("mine"))[0] == "0" and Path("mine/1/result.json").exists()
+    code, _, said = in_process("task=counter -m dir=one checkpoint_every=1,2")  # one and the same run, twice
+    assert code == 0 and "done, skipped" in said
 
 
 def test_a_single_failure_ends_with_one(rhtool: CommandLine) -> None:
@@ -186,6 +213,29 @@ def test_ls_names_every_option(in_process: Callable) -> None:
     for file in (file for group in GROUPS for file in (CONF / group).glob("*.yaml")):
         assert file.stem in text
     assert "Under a minute" in text  # of an option that is only a YAML, the YAML's comment
+
+
+def test_options_of_ones_own_are_listed_with_the_others(in_process: Callable) -> None:
+    _, text, _ = in_process("task=ls")
+    lines = {line.split()[1]: line for line in text.splitlines() if len(line.split()) > 1}
+    assert "Walk at random." in lines["counter"] and "Walk at random in an env" in lines["env_only"]
+    assert "Walk at random." in in_process("--help")[1]
+
+
+def test_a_plugin_that_cannot_be_imported_is_named(rhtool: CommandLine) -> None:
+    (rhtool.cwd / "broken.py").write_text("import json\n\nfrom json import nothing_of_the_kind\n")
+    (rhtool.cwd / "wrong.py").write_text("def f(:\n")
+    for plugins, said in (
+        ("nowhere", "the module 'nowhere' cannot be imported: it is not found"),
+        ("nowhere.deep", "the module 'nowhere.deep' cannot be imported: it is not found"),
+        ("broken", "the module 'broken' cannot be imported: ImportError: cannot import name 'nothing_of_the_kind'"),
+        ("wrong", "the module 'wrong' cannot be imported: SyntaxError"),
+    ):
+        path = os.pathsep.join([rhtool.environment()["PYTHONPATH"], str(rhtool.cwd)])
+        done = rhtool("--help", RHTOOL_PLUGINS=plugins, PYTHONPATH=path)
+        assert done.returncode == 2 and done.stderr.startswith(said) and len(done.stderr.splitlines()) == 3
+        assert "RHTOOL_PLUGINS" in done.stderr
+        assert plugins != "broken" or f"{rhtool.cwd}/broken.py:3" in done.stderr
 
 
 def test_doctor_examines_and_mends(rhtool: CommandLine) -> None:

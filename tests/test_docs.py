@@ -155,7 +155,7 @@ def smoke_runs(tmp_path_factory: pytest.TempPathFactory) -> dict[str, set[str]]:
         "orpo kl": [*orpo, "divergence=kl"],
         "orpo action": [*orpo, "divergence=chi2", "divergence.over=action"],
         "evaluate": ["task=evaluate", *common],
-        "bc": ["task=bc", "task.iterations=1", "task.demonstrations=20", "task.grad_clip=1.0", *common],
+        "bc": ["task=bc", "task.passes=1", "task.demonstrations=20", "task.grad_clip=1.0", *common],
     }
     keys = {}
     for name, line in lines.items():

@@ -97,7 +97,7 @@ def test_bc_clones_a_policy_and_evaluate_measures_it(tmp_path):
     # A policy against itself: no divergence but the estimate's noise.
     assert abs(base["divergence/kl"]) < 0.2 and base["action_divergence/kl"] == 0
 
-    options = "task.iterations=25 task.minibatch=256 task.lr=3e-3 task.hidden=[64,64] task.episodes=60"
+    options = "task.passes=25 task.minibatch=256 task.lr=3e-3 task.hidden=[64,64] task.episodes=60"
     line = f"task=bc env=tomato task.demonstrator=outputs/base/rollouts.parquet {options} dir=outputs/clone"
     clone = rhtool(line, tmp_path)
     assert clone.returncode == 0, clone.stderr

@@ -16,7 +16,10 @@ from pathlib import Path
 import pytest
 
 from rhtool.errors import ConfigError, RhtoolError
-from rhtool.run import Run, Signals, Stopped, fingerprint, lock
+from rhtool.identity import fingerprint
+from rhtool.locks import lock
+from rhtool.run import Run
+from rhtool.signals import Signals, Stopped
 from tests.conftest import PLUGIN, CommandLine
 
 sys.path.insert(0, str(PLUGIN))
@@ -362,11 +365,63 @@ def test_signals_are_left_alone_outside_the_main_thread() -> None:
     thread.start()
     thread.join()
     assert handlers == [signal.getsignal(signal.SIGTERM)]
+
+
+def test_a_signal_is_obeyed_at_once_or_when_the_work_is_kept() -> None:
+    before = signal.getsignal(signal.SIGTERM)
+    noted: list[signal.Signals] = []
+    with pytest.raises(Stopped) as raised, Signals(noted.append) as signals:
+        with signals.kept():
+            os.kill(os.getpid(), signal.SIGTERM)
+            assert signals.received == signal.SIGTERM and not noted
+        signals.obey()
+    assert raised.value.code == 128 + signal.SIGTERM and noted == [signal.SIGTERM]
+    with pytest.raises(Stopped), Signals(noted.append):
+        os.kill(os.getpid(), signal.SIGUSR2)
+    assert noted == [signal.SIGTERM, signal.SIGUSR2]
     with Signals() as signals:
-        os.kill(os.getpid(), signal.SIGTERM)
-        with pytest.raises(Stopped) as raised:
-            signals.obey()
-    assert raised.value.code == 128 + signal.SIGTERM
+        signal.signal(signal.SIGTERM, lambda *_: pytest.fail("a library's handler"))  # as ray.init does
+        with signals.kept():
+            os.kill(os.getpid(), signal.SIGTERM)
+        assert signals.received == signal.SIGTERM
+    assert signal.getsignal(signal.SIGTERM) == before
+
+
+@pytest.mark.parametrize("signum", [signal.SIGTERM, signal.SIGINT, signal.SIGUSR2])
+@pytest.mark.parametrize("moment", ["check_seconds", "before_seconds", "after_seconds"])
+def test_a_signal_outside_the_loop_ends_as_one_in_it(rhtool: CommandLine, signum: signal.Signals, moment: str) -> None:
+    sweep = "" if moment == "check_seconds" else " -m seed=0,1"  # of a sweep all checks come before the first run
+    process = rhtool.start(f"task=counter task.{moment}=30{sweep}")
+    last = {"check_seconds": "provenance.json", "before_seconds": "events.jsonl", "after_seconds": "checkpoints/000020"}
+    wait_for((rhtool.cwd / RUN / last[moment]).exists)
+    time.sleep(0.3)  # into the sleep
+    process.send_signal(signum)
+    _, said = process.communicate(timeout=20)
+    assert process.returncode == 128 + signum, said
+    kept = "the checkpoint after iteration 20 of 20; repeat" if moment == "after_seconds" else "nothing was to be kept"
+    assert f"stopped by {signum.name}" in said and kept in said and "Traceback" not in said
+    assert events(rhtool.cwd / RUN)[-1] == "signal" and not (rhtool.cwd / RUN / "result.json").exists()
+    assert not (rhtool.cwd / RUN.replace("seed=0", "seed=1")).exists()
+    again = rhtool("task=counter")
+    assert again.returncode == 0 and rhtool.result(RUN)["status"] == "done"
+    assert events(rhtool.cwd / RUN).count("resume") == (moment == "after_seconds")
+    assert len(rows(rhtool.cwd / RUN)) == 20
+
+
+def test_a_run_whose_workers_the_signal_has_ended_is_stopped_and_not_failed(compose: Callable) -> None:
+    class Workers(counter.Counter):
+        def run(self, run: Run) -> dict[str, float]:
+            for _ in run.loop(counter.Walk(0), 5):
+                os.kill(os.getpid(), signal.SIGTERM)
+                raise ConnectionError("the workers have died")
+            return {}
+
+    run = compose("task=counter")
+    run.task = Workers()
+    with pytest.raises(Stopped):
+        run.execute()
+    assert not (run.path / "result.json").exists() and events(run.path)[-1] == "signal"
+    assert "the workers have died" in (run.path / "run.log").read_text()
 
 
 def test_reruns_write_the_same_bytes(rhtool: CommandLine) -> None:
@@ -389,6 +444,92 @@ def test_progress_is_plain_where_there_is_no_terminal_and_live_where_there_is(rh
         cwd=rhtool.cwd, env=rhtool.environment(TERM="xterm", COLUMNS="120"), capture_output=True, text=True, timeout=60,
     )  # fmt: skip
     assert "\x1b[" in live.stdout and "/20" in live.stdout and "done  " in live.stdout
+
+
+def test_a_run_that_failed_its_check_says_so_and_is_in_nobodys_way(compose: Callable) -> None:
+    with pytest.raises(RhtoolError, match="there is no nowhere"):
+        compose("task=counter", "task.needs=nowhere", "dir=there").execute()
+    assert (result("there")["status"], result("there")["seed"]) == ("failed", 0)
+    assert result("there")["reason"] == "RhtoolError: there is no nowhere"
+    assert json.loads(Path("there/provenance.json").read_text())["identity"] is None
+    assert "needs: nowhere" in Path("there/config.yaml").read_text()
+    Path("here").write_text("content")
+    done = compose("task=counter", "task.needs=here", "task.lr=0.5", "dir=there").execute()  # mended, and another run
+    assert done["status"] == "done" and result("there") == done
+    with pytest.raises(RhtoolError, match="another configuration"):
+        compose("task=counter", "task.needs=here", "dir=there").execute()
+    Path("here").unlink()
+    with pytest.raises(RhtoolError, match="another configuration"):  # one that began binds, whatever fails now
+        compose("task=counter", "task.needs=here", "task.lr=0.5", "dir=there").execute()
+    assert result("there") == done
+
+
+def test_a_failing_check_does_not_unbind_a_run_that_began(compose: Callable) -> None:
+    def broken(run: Run) -> None:
+        raise RhtoolError("the simulator is gone")
+
+    with pytest.raises(ValueError, match="wall"):
+        compose("task=counter", "task.fail_at=3", "dir=there").execute()
+    run = compose("task=counter", "task.fail_at=3", "dir=there")
+    run.task.check = broken
+    with pytest.raises(RhtoolError, match="simulator"):
+        run.execute()
+    assert "the simulator is gone" in result("there")["reason"]
+    with pytest.raises(RhtoolError, match=r"task\.fail_at: 3 there, -1 here"):
+        compose("task=counter", "dir=there").execute()
+
+
+DAMAGE = {"cut": lambda text: text[: len(text) // 2], "empty": lambda text: b"", "other": lambda text: b"[1]\n"}
+
+
+@pytest.mark.parametrize("damage", [*DAMAGE])
+@pytest.mark.parametrize("name", ["provenance.json", "result.json", "config.yaml"])
+def test_a_damaged_record_is_said_and_nothing_is_overwritten(compose: Callable, name: str, damage: str) -> None:
+    compose("task=counter", "dir=there").execute()
+    file = Path("there") / name
+    file.write_bytes(DAMAGE[damage](file.read_bytes()))
+    if name == "config.yaml":  # for people: no run reads it
+        assert compose("task=counter", "dir=there").execute()["status"] == "done"
+        return
+    before = {path: path.read_bytes() for path in Path("there").rglob("*") if path.is_file()}
+    with pytest.raises(RhtoolError, match=f"{name} is damaged") as raised:
+        compose("task=counter", "dir=there").execute()
+    assert raised.value.where == str(file) and raised.value.mend
+    assert {path: path.read_bytes() for path in Path("there").rglob("*") if path.is_file()} == before
+    if name == "result.json":
+        file.unlink()
+        assert compose("task=counter", "dir=there").execute()["status"] == "done"
+    else:
+        assert compose("task=counter", "dir=there", "fresh=true").execute()["status"] == "done"
+        assert Path("there/.old/1/provenance.json").read_bytes() == before[file]
+
+
+def test_the_policy_of_a_run_under_way_is_refused(rhtool: CommandLine) -> None:
+    process = rhtool.start("task=counter task.step_seconds=0.2 task.iterations=500 dir=base checkpoint_every=0")
+    wait_for((rhtool.cwd / "base/checkpoints/000001").exists)
+    refused = rhtool("task=counter task.needs=base dir=there")
+    assert refused.returncode == 1 and "the run at base" in refused.stderr and "under way" in refused.stderr
+    assert rhtool.result("there")["status"] == "failed"
+    process.kill()
+    process.communicate()
+    assert rhtool("task=counter task.needs=base dir=there").returncode == 0
+
+
+def test_tuned_keys_have_one_order(rhtool: CommandLine) -> None:
+    tuned = ["task.lr=2", "task.mode=slow", "task.iterations=1", "scale=smoke", "env.level=2", "divergence.over=state"]
+    found = set()
+    for hash_seed in range(4):
+        done = rhtool(f"task=counter divergence=kl {' '.join(tuned)} dir=n{hash_seed}", PYTHONHASHSEED=str(hash_seed))
+        provenance = json.loads((rhtool.cwd / f"n{hash_seed}/provenance.json").read_text())
+        found.add((tuple(provenance["run"]["tuned"]), tuple(rhtool.result(f"n{hash_seed}")["tuned"])))
+        assert done.returncode == 0 and "divergence.over=state  env.level=2  scale=smoke" in done.stderr
+    names = tuple(sorted(word.partition("=")[0] for word in tuned))
+    assert found == {(names, names)}
+
+
+@pytest.mark.parametrize("seed", [0, 2**32 - 1])
+def test_every_seed_that_is_taken_works(compose: Callable, seed: int) -> None:
+    assert compose("task=counter", f"seed={seed}").execute()["seed"] == seed
 
 
 def test_a_board_of_ones_own_is_part_of_what_a_run_is(tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""What every environment declares: its rewards, its base policy, and the numbers with which the paper trains it.
+"""What every environment declares: its rewards, its base policy, and the numbers with which the paper trains on it.
 
 This module is the schema and stays light; the arrays live in `vector.py` and in each environment's own folder.
 """
@@ -78,6 +78,31 @@ class Training:
 
 
 @dataclass
+class Cloning:
+    """How an environment's base policy is cloned from its controller: what `task=bc` takes unless told otherwise."""
+
+    demonstrator: str = ""
+    """who acts: a run's directory, a policy, or a rollouts.parquet; empty: the environment's controller, else its base policy;
+    random: a policy as networks start, which makes sense with labels=controller"""
+    demonstrations: int = 1000
+    """episodes of the demonstrator"""
+    every: int = 1
+    """one of so many steps of an episode is kept: neighbouring steps of long episodes are nearly the same"""
+    labels: str = choice("actions", "controller")
+    """what is cloned: the actions taken, or the controller's action in each state visited"""
+    passes: int = 20
+    """passes over the demonstrations"""
+    minibatch: int = 1024
+    """transitions of one gradient step"""
+    lr: float = 1e-3
+    """learning rate of Adam"""
+    grad_clip: float | None = None
+    """gradients are scaled down to this global norm; null: they are not"""
+    entropy: float = 0.0
+    """entropy bonus"""
+
+
+@dataclass
 class Scale:
     """How large a run is: numbers that replace an environment's `training`; null leaves the environment's own."""
 
@@ -97,6 +122,10 @@ class Scale:
     """learning rate"""
     hidden: list[int] | None = None
     """units of the hidden layers"""
+    demonstrations: int | None = None
+    """episodes that task=bc clones"""
+    passes: int | None = None
+    """passes of task=bc over them"""
     episodes: int | None = None
     """episodes of an evaluation"""
 
@@ -120,10 +149,16 @@ class Env:
     """directory of the base policy's checkpoint; empty: the one shipped with the package"""
     training: Training = field(default_factory=Training)
     """the paper's hyperparameters for this environment"""
+    cloning: Cloning = field(default_factory=Cloning)
+    """how its base policy is cloned"""
 
     def base_policy_path(self) -> str:
         """Directory of the base policy: `base_policy`, else the one shipped with the environment."""
         return self.base_policy or str(Path(inspect.getfile(type(self))).parent / "base_policy")
+
+    def base_policy_command(self) -> str:
+        """How to make a base policy, for the error of a run that lacks one."""
+        return ""
 
     def inputs(self) -> dict[str, str]:
         """`{name: path}` of the files whose content decides what the environment is; their hashes enter the fingerprint."""

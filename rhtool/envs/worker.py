@@ -34,7 +34,7 @@ from typing import Any
 
 import numpy as np
 
-GRACE = 5.0
+GRACE = 3.0
 """seconds in which a program may close itself before its process is killed"""
 
 _HEAD = struct.Struct("<cQ")

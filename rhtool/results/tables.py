@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING, Any
 import pandas as pd
 
 from rhtool.results.cells import Cell, Keys, Section, column, metrics
-from rhtool.results.rows import STATUSES, command
+from rhtool.results.commands import commands
+from rhtool.results.rows import STATUSES
 from rhtool.results.statistics import FEWEST, Estimate, estimate, improvement
 
 if TYPE_CHECKING:
@@ -64,12 +65,12 @@ def footnotes(keys: Keys) -> list[str]:
     ]
 
 
-def unfinished(section: Section, outputs: str | Path) -> tuple[list[str], list[str]]:
+def unfinished(section: Section) -> tuple[list[str], list[str]]:
     """What is not done in a section, a line for each cell, state and reason, and the commands that finish it.
 
-    Runs that are being worked on are listed, but need no command.
+    Runs that are being worked on are listed, but need no command; those whose command is not known have none.
     """
-    said, commands = [], []
+    said, finish = [], []
     for cell in section.cells:
         rows = cell.runs[cell.runs.status != "done"]
         for (status, reason), part in rows.groupby(["status", "reason"], sort=False):
@@ -80,13 +81,9 @@ def unfinished(section: Section, outputs: str | Path) -> tuple[list[str], list[s
             why = "; ".join(filter(None, [*at, str(reason).split("\n")[0], where]))
             said.append(f"{cell.label}{coeff} seed={seeds}: {status}" + (f" ({why})" if why else ""))
     for cells in section.methods.values():
-        by_seeds: dict[tuple, list[pd.DataFrame]] = {}
-        for cell in cells:
-            rows = cell.runs[cell.runs.status.isin(["failed", "interrupted", "missing"])]
-            if len(rows):
-                by_seeds.setdefault(tuple(rows.seed), []).append(rows)
-        commands += [command(pd.concat(rows), outputs) for rows in by_seeds.values()]
-    return said, commands
+        rows = pd.concat([cell.runs for cell in cells])
+        finish += commands(rows[rows.status.isin(["failed", "interrupted", "missing"])])
+    return said, finish
 
 
 def formatter(values: Iterable[float]) -> Callable[[float], str]:
@@ -129,7 +126,7 @@ def texts(section: Section, keys: Keys, proxy_interval: bool = True) -> tuple[li
     return list(kept), [list(row) for row in zip(*kept.values(), strict=True)]
 
 
-def show(found: list[Section], keys: Keys, outputs: str | Path, console: Console) -> None:
+def show(found: list[Section], keys: Keys, console: Console) -> None:
     """Print the sections. At less than 120 columns the interval of the proxy is left to the files."""
     from rich import box
     from rich.table import Table
@@ -150,19 +147,19 @@ def show(found: list[Section], keys: Keys, outputs: str | Path, console: Console
             cells = [Text(text, style=colours.get(text, "")) for text in row]
             table.add_row(*cells, style="bold" if best else "dim" if row[0] == "base policy" else "")
         console.print(table)
-        said, commands = unfinished(section, outputs)
+        said, finish = unfinished(section)
         if said:
             console.print("\n".join(["Not done:", *(f"  {line}" for line in said)]), highlight=False, markup=False)
-        if commands:
+        if finish:
             console.print("To finish:", markup=False)
-            for line in commands:
+            for line in finish:
                 console.print(f"  {line}", highlight=False, markup=False, soft_wrap=True)
         if said:
             console.print()
     console.print("\n".join(footnotes(keys)), style="dim", highlight=False, markup=False)
 
 
-def markdown(found: list[Section], keys: Keys, outputs: str | Path, pictures: Iterable[str] = ()) -> str:
+def markdown(found: list[Section], keys: Keys, pictures: Iterable[str] = ()) -> str:
     """The report as Markdown; `pictures` are the names of files beside it."""
     parts = ["# Report\n"]
     for section in found:
@@ -176,11 +173,11 @@ def markdown(found: list[Section], keys: Keys, outputs: str | Path, pictures: It
             escaped = [text.replace("|", "\\|").replace("*", "\\*") for text in row]
             table.append("| " + " | ".join(f"**{text}**" if best and text else text for text in escaped) + " |")
         parts.append("\n".join(table) + "\n")
-        said, commands = unfinished(section, outputs)
+        said, finish = unfinished(section)
         if said:
             parts.append("Not done:\n\n" + "\n".join("- " + line.replace("*", "\\*") for line in said) + "\n")
-        if commands:
-            parts.append("To finish:\n\n```\n" + "\n".join(commands) + "\n```\n")
+        if finish:
+            parts.append("To finish:\n\n```\n" + "\n".join(finish) + "\n```\n")
     parts.append("\n\n".join(note.replace("*", "\\*") for note in footnotes(keys)) + "\n")
     parts += [f"![{Path(name).stem}]({name})\n" for name in pictures]
     return "\n".join(parts)

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from rhtool.rl.distributions import ActionDistribution
 from rhtool.rl.learner import OrpoConfig, Updater
-from rhtool.rl.policy import Policy
+from rhtool.rl.policy import Interface, Policy
 from rhtool.run import Run
 
 
@@ -38,13 +38,13 @@ class Bc:
 
     Args:
         run: seed and the task's hyperparameters (`rhtool.tasks.bc.Bc`).
-        spaces: observation and action space.
+        interface: of the env.
         demonstrations: columns `obs` (N, D), `actions` (N, …) and `episode` (N,).
     """
 
-    def __init__(self, run: Run, spaces: tuple[Any, Any], demonstrations: dict[str, Tensor]):
+    def __init__(self, run: Run, interface: Interface, demonstrations: dict[str, Tensor]):
         self.task = run.task
-        network = {"hidden": list(self.task.hidden), "share_value": True}
+        spaces, network = interface.spaces, interface.network(run.task)
         self.policy = Policy(*spaces, network)
         config = OrpoConfig()
         config.seed_, config.grad_clip, config.loss = run.seed, self.task.grad_clip, BcLoss(self.policy.distribution)

@@ -9,30 +9,36 @@ from torch import Tensor
 
 from rhtool.rl.distributions import ActionDistribution
 from rhtool.rl.modules import DiscriminatorModule
+from rhtool.rl.policy import Interface
 from rhtool.rl.runner import Rollout
 
 
 class Features:
-    """Features of a transition: the observation, and the encoded action unless `over` is "state".
+    """Features of a transition: what is shown of the observation, and the encoded action unless `over` is "state".
 
     Args:
         over: "state_action" or "state".
         distribution: encodes the actions.
-        observation: length of an observation.
+        interface: of the env; observations are normalised as networks see them.
+        shown: "all" of an observation, or the columns that describe its "latest" state.
     """
 
-    def __init__(self, over: str, distribution: ActionDistribution, observation: int):
+    def __init__(self, over: str, distribution: ActionDistribution, interface: Interface, shown: str = "all"):
         self.over, self.distribution = over, distribution
-        self.size = observation + (distribution.encoded if over == "state_action" else 0)
+        self.columns = torch.as_tensor(interface.latest) if shown == "latest" else torch.arange(interface.offset.size)
+        self.offset, self.scale = (torch.as_tensor(x)[self.columns] for x in (interface.offset, interface.scale))
+        self.everything = len(self.columns) == interface.offset.size
+        self.size = len(self.columns) + (distribution.encoded if over == "state_action" else 0)
 
     def __call__(self, rollout: Rollout) -> Tensor:
         """(T * B, size) float32."""
-        obs, actions = rollout.flat(rollout.obs), rollout.flat(rollout.actions)
-        return self.join(obs, self.distribution.encode(actions))
+        return self.join(rollout.flat(rollout.obs), rollout.flat(rollout.actions))
 
-    def join(self, obs: Tensor, encoded_actions: Tensor) -> Tensor:
-        """Features (N, size) of observations (N, D) and encoded actions (N, encoded)."""
-        return torch.cat([obs, encoded_actions], -1) if self.over == "state_action" else obs
+    def join(self, obs: Tensor, actions: Tensor) -> Tensor:
+        """Features (N, size) of observations (N, D) and actions (N, …)."""
+        seen = obs if self.everything else obs[:, self.columns]
+        seen = (seen - self.offset) * self.scale
+        return torch.cat([seen, self.distribution.encode(actions)], -1) if self.over == "state_action" else seen
 
 
 class Scores:

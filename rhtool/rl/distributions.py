@@ -68,7 +68,9 @@ class Beta(_Box):
     Source: cassidylaidlaw/orpo, `UnclampedBeta` (glucose keeps a hundredth of the range away, traffic a third of one).
     """
 
-    margin = 0.01
+    def __init__(self, space: gym.spaces.Box, margin: float = 0.01):
+        super().__init__(space)
+        self.margin = margin
 
     def __call__(self, inputs: Tensor) -> td.Independent:
         """The distribution of y on the unit interval, batch shape (…,), event shape (d,)."""
@@ -123,8 +125,8 @@ class Gaussian(_Box):
 ActionDistribution = Categorical | Beta | Gaussian
 
 
-def action_distribution(space: gym.Space) -> ActionDistribution:
-    """Categorical for `Discrete`, Beta for a bounded `Box`, Gaussian for an unbounded one.
+def action_distribution(space: gym.Space, margin: float = 0.01) -> ActionDistribution:
+    """Categorical for `Discrete`, Beta with its `margin` for a bounded `Box`, Gaussian for an unbounded one.
 
     Raises:
         ConfigError: for any other space.
@@ -132,5 +134,5 @@ def action_distribution(space: gym.Space) -> ActionDistribution:
     if isinstance(space, gym.spaces.Discrete) and space.start == 0:
         return Categorical(space)
     if isinstance(space, gym.spaces.Box):
-        return Beta(space) if space.is_bounded() else Gaussian(space)
+        return Beta(space, margin) if space.is_bounded() else Gaussian(space)
     raise ConfigError(f"no action distribution for {space}", "env", "use a Discrete or Box action space")

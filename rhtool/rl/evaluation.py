@@ -13,7 +13,7 @@ from rhtool.divergences import KL, TV, Chi2, Divergence, SqrtChi2
 from rhtool.envs.base import Env
 from rhtool.hacking import bound_gap, correlation
 from rhtool.rl.discriminator import Features, Scores, pairs
-from rhtool.rl.policy import Policy
+from rhtool.rl.policy import Interface, Policy, interface_of
 from rhtool.rl.runner import Rollout
 from rhtool.rl.sampler import Sampler
 from rhtool.schema import option_name
@@ -31,52 +31,72 @@ def evaluate(
     exactly: bool = True,
     explore: bool = True,
     over: str = "state_action",
+    lanes: int = 0,
+    shown: str = "all",
     parquet: Path | None = None,
 ) -> dict[str, float]:
     """All that this module measures, for one policy and, if there is one, its base policy (whose metrics are `base/…`).
 
-    `over` is of what the divergences are. Exact values are those of the policies as they explore, and only given with `explore`.
+    `over` is of what the divergences are, `shown` what discriminators see of a state, `lanes` over how many copies of the env
+    the episodes are spread (0: one for each). Exact values are those of the policies as they explore, and only given with
+    `explore`.
     """
     # Streams that neither training nor another seed's evaluation draws from.
     streams = [int(s) for s in np.random.SeedSequence([seed, 20]).generate_state(2)]
-    current = rollout(env, policy, episodes, streams[0], explore)
+    current = rollout(env, policy, episodes, streams[0], explore, lanes)
     metrics = returns(*current)
     if parquet is not None:
         write_parquet(parquet, *current)
     if base is not None:
-        reference = rollout(env, base, episodes, streams[1], explore)
+        reference = rollout(env, base, episodes, streams[1], explore, lanes)
         metrics |= {f"base/{key}": value for key, value in returns(*reference).items()}
-        metrics |= estimated_divergences(policy, base, current, reference, over, seed, explore)
+        metrics |= estimated_divergences(
+            policy, base, current, reference, interface_of(env), over, shown, seed, explore
+        )
     return metrics | (exact(env, policy, base, over) if exactly and explore else {})
 
 
-def rollout(env: Env, policy: Policy, episodes: int, seed: int, explore: bool = True) -> tuple[Rollout, Tensor]:
-    """`episodes` whole episodes side by side, and a mask (T, B) of the steps that belong to each lane's first episode.
+def rollout(
+    env: Env, policy: Policy, episodes: int, seed: int, explore: bool = True, lanes: int = 0
+) -> tuple[Rollout, Tensor]:
+    """Whole episodes, as many in each lane, and a mask (T, B) of the steps that belong to them.
 
-    Only first episodes count: short ones would be over-represented among all that end within the horizon.
+    Each lane counts its first `episodes / lanes` ones (rounded up): short episodes would be over-represented among all that
+    end within a given time.
     """
-    sampler = Sampler(env, policy, episodes, seed=seed)
-    steps = sampler.sample(env.horizon, explore=explore)
-    sampler.close()
+    lanes = min(lanes or episodes, episodes)
+    quota = -(-episodes // lanes)
+    sampler = Sampler(env, policy, lanes, seed=seed)
+    try:
+        steps = sampler.sample(quota * env.horizon, explore=explore)
+    finally:
+        sampler.close()
     done = steps.terminated | steps.truncated
     earlier_ends = done.int().cumsum(0) - done.int()
-    return steps, earlier_ends == 0
+    return steps, earlier_ends < quota
 
 
 def returns(steps: Rollout, mask: Tensor) -> dict[str, float]:
-    """Mean undiscounted returns with their standard errors, r and sigma of the rewards per step, and mean episode length."""
+    """Mean undiscounted returns with their standard errors, r and sigma of the rewards per step, mean episode length, and the
+    means over episodes of the env's own metrics, themselves means over an episode's steps."""
+    # Of the episodes that ended, in the order in which they did, those that ended within the mask.
+    done = steps.terminated | steps.truncated
+    counts = mask[done].numpy()
+    counted = {key: values[counts] for key, values in steps.episodes.items()}
     metrics = {}
     for reward in ("true", "proxy"):
-        per_episode = (getattr(steps, reward) * mask).sum(0)
-        metrics[f"{reward}/return"] = float(per_episode.mean())
-        metrics[f"{reward}/return_se"] = float(per_episode.std() / len(per_episode) ** 0.5)
+        metrics[f"{reward}/return"] = float(counted[reward].mean())
+        metrics[f"{reward}/return_se"] = _standard_error(counted[reward])
     relation = correlation(steps.proxy[mask].numpy(), steps.true[mask].numpy())
     return {
         **metrics,
         "correlation": relation.r,
         "sigma/proxy": relation.proxy_std,
         "sigma/true": relation.true_std,
-        "episode/length": float(mask.sum(0).double().mean()),
+        "mean/proxy": float(steps.proxy[mask].mean()),
+        "mean/true": float(steps.true[mask].mean()),
+        "episode/length": float(counted["length"].mean()),
+        **{key: float(values.mean()) for key, values in counted.items() if key.startswith("env/")},
     }
 
 
@@ -85,7 +105,9 @@ def estimated_divergences(
     base: Policy,
     current: tuple[Rollout, Tensor],
     reference: tuple[Rollout, Tensor],
+    interface: Interface,
     over: str = "state_action",
+    shown: str = "all",
     seed: int = 0,
     explore: bool = True,
     folds: int = 5,
@@ -101,7 +123,10 @@ def estimated_divergences(
 
     Args:
         current, reference: what `rollout` returned for `policy` and for `base`.
+        interface: of the env.
         over: "state_action" or "state".
+        shown: "all", or only the columns that describe the "latest" state. Then nothing is known of the ratio, for the policies
+            may look at more than is shown.
         seed: decides the result, with the rollouts; torch's global generator is left as it was.
         explore: the actions were sampled. If not, the discriminators see them.
         folds: parts of the data; as many discriminators are fitted.
@@ -110,14 +135,16 @@ def estimated_divergences(
         `divergence/<name>` of `MEASURES`, and `action_divergence/<name>`: the closed form between action distributions,
         averaged over the states that the policy visited.
     """
-    factored = over == "state_action" and explore
-    features = Features("state" if factored else over, policy.distribution, current[0].obs.shape[-1])
+    features = Features(over, policy.distribution, interface, shown)
+    factored = over == "state_action" and explore and features.everything
+    features = Features("state", policy.distribution, interface) if factored else features
     inputs, known = [], []
     for steps, mask in (current, reference):
         # Lane first: an episode's steps lie side by side.
         obs, actions = (column.transpose(0, 1)[mask.T] for column in (steps.obs, steps.actions))
-        inputs.append(features.join(obs, policy.distribution.encode(actions)))
-        log_p, log_q = (p.distribution.log_prob(p.dist_inputs(obs), actions) for p in (policy, base))
+        inputs.append(features.join(obs, actions))
+        if factored:
+            log_p, log_q = (p.distribution.log_prob(p.dist_inputs(obs), actions) for p in (policy, base))
         known.append(log_p - log_q if factored else torch.zeros(len(obs)))
     spaces = (policy.observation_space, policy.action_space)
     d, d_base = cross_fitted(inputs, known, spaces, folds, seed)
@@ -134,6 +161,9 @@ def cross_fitted(
 
     `inputs` are the features (N, F) and (M, F), `known` the parts of the scores, (N,) and (M,), that need not be learnt.
     """
+    # Every feature from 0 to 1: the ratio of densities does not depend on units, learning it does.
+    low, high = torch.cat(inputs).aminmax(dim=0)
+    inputs = [(x - low) / (high - low).clamp(min=1e-12) for x in inputs]
     fold = [torch.arange(len(x)) * folds // max(len(x), 1) for x in inputs]
     d = [torch.empty(len(x)) for x in inputs]
     with torch.random.fork_rng(devices=[]):
@@ -237,8 +267,8 @@ def write_parquet(path: Path, steps: Rollout, mask: Tensor) -> None:
         {
             "episode": lane.numpy().astype(np.int32),
             "t": t.numpy().astype(np.int32),
-            "obs": list(steps.obs[t, lane].numpy()),
-            "action": actions.numpy() if actions.ndim == 1 else list(actions.numpy()),
+            "obs": _lists(steps.obs[t, lane]),
+            "action": actions.numpy() if actions.ndim == 1 else _lists(actions.flatten(1)),
             "proxy": steps.proxy[t, lane].numpy(),
             "true": steps.true[t, lane].numpy(),
             "terminated": steps.terminated[t, lane].numpy(),
@@ -247,6 +277,17 @@ def write_parquet(path: Path, steps: Rollout, mask: Tensor) -> None:
     )
     path.parent.mkdir(parents=True, exist_ok=True)
     pq.write_table(table, path)
+
+
+def _standard_error(values: np.ndarray) -> float:
+    return float(values.std(ddof=1) / len(values) ** 0.5) if len(values) > 1 else float("nan")
+
+
+def _lists(rows: Tensor) -> Any:
+    """(N, D) as an arrow column of N lists, without a copy."""
+    import pyarrow as pa
+
+    return pa.FixedSizeListArray.from_arrays(pa.array(rows.contiguous().numpy().ravel()), rows.shape[1])
 
 
 def _name(divergence: Divergence) -> str:

@@ -18,7 +18,7 @@ from rhtool.errors import ConfigError
 from rhtool.hacking import correlation
 from rhtool.rl.discriminator import Features, Scores, pairs
 from rhtool.rl.learner import OrpoConfig, Updater
-from rhtool.rl.policy import Policy, spaces_of
+from rhtool.rl.policy import Policy, interface_of
 from rhtool.rl.ppo import Loss, advantages
 from rhtool.rl.runner import Rollout
 from rhtool.rl.sampler import Sampler
@@ -50,15 +50,15 @@ class Orpo:
             )
 
         torch.manual_seed(run.seed)
-        spaces = spaces_of(env)
-        network = {"hidden": list(task.hidden), "share_value": task.share_value}
+        interface = interface_of(env)
+        spaces, network = interface.spaces, interface.network(task)
         if task.init_from_base:
             network = bases[0].config
         self.policy = Policy(*spaces, network)
         self.sampler = Sampler(env, self.policy, self.lanes, seed=2 * run.seed, workers=task.workers)
 
         over = "state" if task.split else self.divergence.over
-        self.features = Features(over, self.policy.distribution, spaces[0].shape[0])
+        self.features = Features(over, self.policy.distribution, interface, task.discriminator_obs)
         hidden = list(task.discriminator_hidden)
         self.scores = [Scores(spaces, self.features.size, hidden) for _ in adversaries]
         self.base_samplers = [
@@ -309,8 +309,9 @@ def describe(rollout: Rollout) -> dict[str, float]:
     """Returns of the episodes that ended in a rollout, and the correlation of the two rewards over its steps."""
     metrics = {"correlation": correlation(rollout.proxy.numpy(), rollout.true.numpy()).r}
     if len(rollout.episodes["length"]):
-        metrics |= {f"{reward}/return": float(rollout.episodes[reward].mean()) for reward in ("true", "proxy")}
-        metrics["episode/length"] = float(rollout.episodes["length"].mean())
+        means = {key: float(values.mean()) for key, values in rollout.episodes.items()}
+        metrics |= {f"{reward}/return": means[reward] for reward in ("true", "proxy")}
+        metrics |= {"episode/length": means["length"]} | {k: v for k, v in means.items() if k.startswith("env/")}
     return metrics
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -17,18 +18,22 @@ from rhtool.envs.base import Env
 from rhtool.errors import RhtoolError
 from rhtool.rl.modules import PolicyModule
 
+ROWS = 8192
+"""observations of one forward pass: a bound on its memory"""
+
 
 class Policy:
     """A `PolicyModule` with what is needed to build it again.
 
     Args:
-        observation_space: Box of shape (D,).
+        observation_space: Box, which the network sees flattened: (D,).
         action_space: Discrete or Box.
-        config: `model_config` of `PolicyModule` (`hidden`, `share_value`).
+        config: `model_config` of `PolicyModule`.
     """
 
     def __init__(self, observation_space: gym.Space, action_space: gym.Space, config: dict[str, Any]):
-        self.observation_space, self.action_space, self.config = observation_space, action_space, dict(config)
+        self.observation_space, self.action_space = observation_space, action_space
+        self.config = {"network": "mlp"} | config
         self.module = PolicyModule(
             observation_space=observation_space, action_space=action_space, model_config=self.config
         )
@@ -38,18 +43,16 @@ class Policy:
     @torch.no_grad()
     def dist_inputs(self, obs: Tensor) -> Tensor:
         """Inputs of the action distribution (B, inputs) for observations (B, D) float32."""
-        return self.module.dist_inputs(obs)
+        return torch.cat([self.module.dist_inputs(part) for part in obs.split(ROWS)])
 
     @torch.no_grad()
     def values(self, obs: Tensor) -> Tensor:
         """Values (B,) of observations (B, D)."""
-        return self.module.values(obs)
+        return torch.cat([self.module.values(part) for part in obs.split(ROWS)])
 
-    @torch.no_grad()
     def probabilities(self, obs: np.ndarray) -> np.ndarray:
         """Action probabilities (B, A) float64 of observations (B, D), for a Discrete action space."""
-        logits = torch.cat([self.module.dist_inputs(part) for part in torch.as_tensor(obs).split(16_384)])
-        return torch.softmax(logits.double(), -1).numpy()
+        return torch.softmax(self.dist_inputs(torch.as_tensor(obs)).double(), -1).numpy()
 
     @property
     def weights(self) -> dict[str, Tensor]:
@@ -79,22 +82,23 @@ class Policy:
         other.weights = self.weights
         return other
 
-    def save(self, directory: Path, **facts: Any) -> None:
-        """Write `policy.safetensors` and `policy.json` (the spec and `facts`: who made it, its returns)."""
+    def save(self, directory: Path, dtype: str = "float32") -> None:
+        """Write `policy.safetensors`, its numbers as `dtype` ("float32" or "float16"), and `policy.json`, the spec."""
         directory.mkdir(parents=True, exist_ok=True)
-        weights = {name: value.contiguous() for name, value in self.weights.items()}
+        weights = {name: value.to(getattr(torch, dtype)).contiguous() for name, value in self.weights.items()}
         safetensors.torch.save_file(weights, directory / "policy.safetensors")
-        (directory / "policy.json").write_text(json.dumps({"schema": 1, **self.spec(), **facts}, indent=1) + "\n")
+        (directory / "policy.json").write_text(json.dumps({"schema": 1, **self.spec()}) + "\n")
 
-    def fits(self, spaces: tuple[gym.Space, gym.Space]) -> bool:
+    def fits(self, env: Env) -> bool:
         """Whether it takes an env's observations and gives its actions."""
-        return (self.observation_space, self.action_space) == spaces
+        return (self.observation_space, self.action_space) == interface_of(env).spaces
 
     @classmethod
     def load_for(cls, env: Env, path: str | Path) -> Policy:
         """`load`, and `RhtoolError` if the policy is of an env with other spaces (another board, another patient)."""
-        policy, spaces = cls.load(path), spaces_of(env)
-        if not policy.fits(spaces):
+        policy = cls.load(path)
+        if not policy.fits(env):
+            spaces = interface_of(env).spaces
             raise RhtoolError(
                 f"the policy is for observations {policy.observation_space.shape} and actions {policy.action_space},"
                 f" this environment has {spaces[0].shape} and {spaces[1]}",
@@ -125,24 +129,63 @@ class Policy:
         return policy
 
 
-def spaces_of(env: Env) -> tuple[gym.Space, gym.Space]:
-    """Observation and action space of one copy of an env."""
+@dataclass
+class Interface:
+    """What networks must know of an environment."""
+
+    observation_space: gym.spaces.Box
+    action_space: gym.Space
+    offset: np.ndarray
+    """float32 (D,): networks see (observation - offset) * scale"""
+    scale: np.ndarray
+    """float32 (D,)"""
+    latest: np.ndarray
+    """int64: the columns of a flattened observation that describe the newest state"""
+    has_controller: bool
+    """`base_action` gives actions"""
+
+    @property
+    def spaces(self) -> tuple[gym.Space, gym.Space]:
+        """Observation and action space."""
+        return self.observation_space, self.action_space
+
+    def network(self, options: Any) -> dict[str, Any]:
+        """The `model_config` of a policy: `network`, `hidden`, `share_value`, `action_margin` of a task, and the normalisation."""
+        config = {"network": options.network, "hidden": list(options.hidden), "share_value": options.share_value}
+        if not isinstance(self.action_space, gym.spaces.Discrete):
+            config["action_margin"] = options.action_margin
+        if (self.offset != 0).any() or (self.scale != 1).any():
+            config |= {"offset": self.offset.tolist(), "scale": self.scale.tolist()}
+        return config
+
+
+def interface_of(env: Env) -> Interface:
+    """Read it off one copy of the env."""
     probe = env.make_vec(1)
-    spaces = (probe.single_observation_space, probe.single_action_space)
+    shape = probe.single_observation_space.shape
+    offset, scale = (np.broadcast_to(x, shape).astype(np.float32).ravel() for x in (probe.obs_offset, probe.obs_scale))
+    latest = np.arange(offset.size) if probe.latest is None else probe.latest
+    observations, _ = probe.reset(seed=0)
+    controller = probe.base_action(observations) is not None
     probe.close()
-    return spaces
+    return Interface(probe.single_observation_space, probe.single_action_space, offset, scale, latest, controller)
 
 
 def _space_to_json(space: gym.Space) -> dict[str, Any]:
     if isinstance(space, gym.spaces.Discrete):
         return {"type": "Discrete", "n": int(space.n)}
     # Bounds as text: an infinite one is not a JSON number.
-    low, high = space.low.astype(str).tolist(), space.high.astype(str).tolist()
-    return {"type": "Box", "low": low, "high": high, "dtype": str(space.dtype)}
+    bounds = {}
+    for name, bound in (("low", space.low), ("high", space.high)):
+        same = bound.size and (bound == bound.flat[0]).all()
+        bounds[name] = str(bound.flat[0]) if same else bound.astype(str).tolist()
+    return {"type": "Box", **bounds, "shape": list(space.shape), "dtype": str(space.dtype)}
 
 
 def _space_from_json(spec: dict[str, Any]) -> gym.Space:
     if spec["type"] == "Discrete":
         return gym.spaces.Discrete(spec["n"])
     low, high = (np.array(spec[bound]).astype(spec["dtype"]) for bound in ("low", "high"))
+    if "shape" in spec:
+        low, high = (np.broadcast_to(bound, spec["shape"]) for bound in (low, high))
     return gym.spaces.Box(low, high, dtype=np.dtype(spec["dtype"]).type)

@@ -26,7 +26,7 @@ class Rollout:
     """T steps of B lanes as columns. `N = T * B` rows when flattened; row (t, b) is one transition."""
 
     obs: Tensor
-    """(T, B, D) float32: observation in which the action was taken"""
+    """(T, B, D) float32: observation, flattened, in which the action was taken"""
     actions: Tensor
     """(T, B, …): action taken"""
     dist_inputs: Tensor
@@ -46,7 +46,8 @@ class Rollout:
     final_obs: Tensor
     """(K, D) float32: observations in which the K truncated episodes were cut, in the order of `truncated.nonzero()`"""
     episodes: dict[str, np.ndarray]
-    """`true`, `proxy` (undiscounted returns, float64), `length` (int64) of the episodes that ended here, each (E,)"""
+    """of the E episodes that ended here, each (E,): `true`, `proxy` (undiscounted returns), `length`, `lane`, and `env/<name>`,
+    the means over its steps of the env's own metrics; of one runner in the order of `(terminated | truncated).nonzero()`"""
 
     def flat(self, column: Tensor) -> Tensor:
         """(T, B, …) -> (T * B, …)."""
@@ -61,6 +62,8 @@ class Rollout:
         for f in fields(cls):
             parts = [getattr(r, f.name) for r in rollouts]
             if f.name == "episodes":
+                first = np.cumsum([0, *(len(r.last_obs) for r in rollouts[:-1])])
+                parts = [p | {"lane": p["lane"] + start} for p, start in zip(parts, first, strict=True)]
                 columns[f.name] = {k: np.concatenate([p[k] for p in parts]) for k in parts[0]}
             elif f.name == "final_obs":
                 # `truncated.nonzero()` goes by time first, then by lane: put the parts' rows into that order.
@@ -99,8 +102,10 @@ class BatchedEnvRunner(EnvRunner):
         self.env = env.make_vec(lanes, autoreset_mode=AutoresetMode.SAME_STEP)
         self.generator = torch.Generator().manual_seed(seed * 10_007 + first_lane)
         seeds = np.random.SeedSequence([seed, 1]).generate_state(first_lane + lanes, np.uint32)[first_lane:]
-        self._obs = torch.from_numpy(np.array(self.env.reset(seed=[int(s) for s in seeds])[0], np.float32))
-        self._running = {key: np.zeros(lanes) for key in ("true", "proxy", "length")}
+        obs, info = self.env.reset(seed=[int(s) for s in seeds])
+        self._obs = _flat(obs)
+        self._metrics = [key for key in info if key not in ("true_reward", "proxy_reward")]
+        self._running = {key: np.zeros(lanes) for key in ("true", "proxy", "length", *self._metrics)}
 
     @torch.no_grad()
     def sample(self, *, steps: int, explore: bool = True, **kwargs: Any) -> Rollout:
@@ -122,14 +127,16 @@ class BatchedEnvRunner(EnvRunner):
             running["true"] += true[t]
             running["proxy"] += proxy[t]
             running["length"] += 1
+            for name in self._metrics:
+                running[name] += info[name]
             done = terminated[t] | truncated[t]
             if done.any():
                 if truncated[t].any():
-                    finals.append(np.asarray(info["final_obs"], np.float32)[truncated[t]])
-                ended.append({key: values[done] for key, values in running.items()})
+                    finals.append(_flat(info["final_obs"][truncated[t]]))
+                ended.append({key: values[done] for key, values in running.items()} | {"lane": np.flatnonzero(done)})
                 for values in running.values():
                     values[done] = 0
-            self._obs = torch.from_numpy(np.array(next_obs, np.float32))
+            self._obs = _flat(next_obs)
         self.num_env_steps_sampled_lifetime += steps * lanes
         return Rollout(
             obs=obs,
@@ -141,9 +148,14 @@ class BatchedEnvRunner(EnvRunner):
             terminated=torch.from_numpy(terminated),
             truncated=torch.from_numpy(truncated),
             last_obs=self._obs.clone(),
-            final_obs=torch.from_numpy(np.concatenate(finals)) if finals else torch.empty(0, obs.shape[2]),
-            episodes={key: np.concatenate([e[key] for e in ended]) if ended else np.empty(0) for key in running},
+            final_obs=torch.cat(finals) if finals else torch.empty(0, obs.shape[2]),
+            episodes=self._episodes(ended),
         )
+
+    def _episodes(self, ended: list[dict[str, np.ndarray]]) -> dict[str, np.ndarray]:
+        keys = ["true", "proxy", "length", "lane"]
+        columns = {k: np.concatenate([e[k] for e in ended]) if ended else np.empty(0) for k in [*keys, *self._metrics]}
+        return {k: columns[k] for k in keys} | {f"env/{k}": columns[k] / columns["length"] for k in self._metrics}
 
     def set_weights(self, weights: dict[str, Tensor]) -> None:
         """Replace the policy's weights."""
@@ -177,3 +189,8 @@ class BatchedEnvRunner(EnvRunner):
     def stop(self) -> None:
         """Close the env."""
         self.env.close()
+
+
+def _flat(observations: np.ndarray) -> Tensor:
+    """(B, …) -> a new (B, D) float32."""
+    return torch.from_numpy(np.array(observations, np.float32).reshape(len(observations), -1))

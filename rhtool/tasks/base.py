@@ -7,6 +7,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar
 
+from rhtool.checkpoints import STATE
 from rhtool.errors import MissingExtra, RhtoolError
 
 if TYPE_CHECKING:
@@ -45,11 +46,14 @@ def require_rl() -> None:
             raise MissingExtra("rl", package)
 
 
-def require_policy(path: str, where: str) -> None:
-    """Raise `RhtoolError`, speaking of the field `where`, unless a run or a saved policy is at `path`. Reads nothing."""
-    if not any((Path(path) / part).exists() for part in ("policy.json", "policy/policy.json", "checkpoints")):
+def require_policy(path: str, where: str, command: str = "") -> None:
+    """Raise `RhtoolError`, speaking of the field `where` and of the `command` that makes a policy, unless a run,
+    a checkpoint or a saved policy is at `path`. Reads nothing."""
+    if not any((Path(path) / part).exists() for part in ("policy.json", "policy/policy.json", "checkpoints", STATE)):
         raise RhtoolError(
             f"there is no policy at {path}",
             where,
-            "give the directory of a run of task=orpo or task=bc: outputs/…/seed=0",
+            f"make one: {command}"
+            if command
+            else "give the directory of a run of task=orpo or task=bc: outputs/…/seed=0",
         )

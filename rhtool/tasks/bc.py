@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import ClassVar
 
+from rhtool.envs.base import Cloning
 from rhtool.errors import RhtoolError
 from rhtool.run import Run
 from rhtool.schema import choice
@@ -12,44 +14,36 @@ from rhtool.tasks.base import Task, require_rl
 
 
 @dataclass
-class Bc(Task):
+class Bc(Cloning, Task):
     """Behaviour cloning, for base policies: from the environment's controller, a policy, or rollouts of task=evaluate."""
 
     extra: ClassVar[str] = "rl"
 
     uses: ClassVar[tuple[str, ...]] = ("env",)
 
-    demonstrator: str = ""
-    """a run's directory, a policy, or a rollouts.parquet; empty: the environment's controller, else its base policy"""
-    labels: str = choice("actions", "controller")
-    """what is cloned: the actions taken, or the controller's action in each state visited"""
-    demonstrations: int = 1000
-    """episodes of the demonstrator"""
-    iterations: int = 20
-    """passes over the demonstrations"""
-    minibatch: int = 1024
-    """transitions of one gradient step"""
-    lr: float = 1e-3
-    """learning rate of Adam"""
-    grad_clip: float | None = None
-    """gradients are scaled down to this global norm; null: they are not"""
-    entropy: float = 0.0
-    """entropy bonus"""
     validation: float = 0.1
     """share of the episodes that is held out"""
+    network: str = choice("mlp", "lstm")
+    """fully connected, or an LSTM over the last axis of the observation (features, time)"""
     hidden: list[int] = field(default_factory=lambda: [64, 64])
     """units of the hidden layers"""
+    share_value: bool = False
+    """one trunk for the policy and the value function, which is not trained here"""
+    action_margin: float = 0.01
+    """bounded actions: share of the range, next to each bound, over which log-probabilities stay constant"""
+    weights: str = choice("float32", "float16")
+    """the numbers in which the policy is saved; float16 halves the file"""
     episodes: int = 100
     """episodes of the evaluation at the end"""
+    evaluation_lanes: int = 0
+    """copies of the env over which demonstrations and evaluation spread their episodes; 0: one for each"""
     threads: int = 1
     """torch threads of this process"""
 
     def check(self, run: Run) -> None:
         """Is the demonstrator there?"""
-        from pathlib import Path
-
         require_rl()
-        if self.demonstrator and not Path(self.demonstrator).exists():
+        if self.demonstrator not in ("", "random") and not Path(self.demonstrator).exists():
             raise RhtoolError(
                 f"there is no demonstrator at {self.demonstrator}",
                 "task.demonstrator",
@@ -58,18 +52,24 @@ class Bc(Task):
 
     def inputs(self, run: Run) -> dict[str, str]:
         """The demonstrator decides the result."""
-        return {"demonstrator": self.demonstrator or run.env.base_policy_path()}
+        path = self.demonstrator or run.env.base_policy_path()
+        return {"demonstrator": path} if Path(path).exists() else {}
 
     def run(self, run: Run) -> dict[str, float]:
         """Collect demonstrations, fit, evaluate."""
         import torch
 
         from rhtool.rl import bc, demonstrations, evaluation
+        from rhtool.rl.policy import interface_of
 
         torch.set_num_threads(self.threads)
-        spaces, columns = demonstrations.collect(run.env, self.demonstrator, self.labels, self.demonstrations, run.seed)
-        work = bc.Bc(run, spaces, columns)
-        for _ in run.loop(work, self.iterations):
+        interface = interface_of(run.env)
+        columns = demonstrations.collect(run.env, interface, self, run.seed)
+        work = bc.Bc(run, interface, columns)
+        for _ in run.loop(work, self.passes):
             run.log(work.iteration())
-        work.policy.save(run.path / "policy")
-        return {"steps": work.steps, **evaluation.evaluate(run.env, work.policy, None, self.episodes, run.seed)}
+        work.policy.save(run.path / "policy", self.weights)
+        return {
+            "steps": work.steps,
+            **evaluation.evaluate(run.env, work.policy, None, self.episodes, run.seed, lanes=self.evaluation_lanes),
+        }

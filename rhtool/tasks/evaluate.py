@@ -28,6 +28,10 @@ class Evaluate(Task):
     """sample actions; false: take the likeliest (of a Beta or Gaussian: the mean)"""
     over: str = choice("state_action", "state")
     """of what the divergences of occupancy measures are"""
+    evaluation_lanes: int = 0
+    """copies of the env over which the episodes are spread; 0: one for each"""
+    discriminator_obs: str = choice("all", "latest")
+    """what discriminators see of an observation: all of it, or only what the environment says is its newest part"""
     rollouts: bool = True
     """save the policy's rollouts as rollouts.parquet"""
     threads: int = 1
@@ -42,7 +46,8 @@ class Evaluate(Task):
         """Are both policies there?"""
         require_rl()
         for path, where in zip(self.paths(run), ("task.policy", "task.base_policy"), strict=True):
-            require_policy(path, where)
+            own = path == run.env.base_policy_path()
+            require_policy(path, where, run.env.base_policy_command() if own else "")
 
     def inputs(self, run: Run) -> dict[str, str]:
         """The policies decide the result."""
@@ -59,5 +64,14 @@ class Evaluate(Task):
         policy, base = (Policy.load_for(run.env, path) for path in self.paths(run))
         target = run.path / "rollouts.parquet" if self.rollouts else None
         return evaluation.evaluate(
-            run.env, policy, base, self.episodes, run.seed, explore=self.explore, over=self.over, parquet=target
+            run.env,
+            policy,
+            base,
+            self.episodes,
+            run.seed,
+            explore=self.explore,
+            over=self.over,
+            lanes=self.evaluation_lanes,
+            shown=self.discriminator_obs,
+            parquet=target,
         )

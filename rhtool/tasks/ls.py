@@ -29,7 +29,7 @@ class Ls(Task):
 
         table = Table("group", "option", "what it is", "extra", box=None, pad_edge=False)
         for group in GROUPS:
-            for option, (doc, cls) in options(group).items():
+            for option, (doc, cls) in options(group, run.config_dirs).items():
                 table.add_row(group, option, Text(doc), extra_mark(getattr(cls, "extra", "")))
             table.add_section()
         console = Console(width=None if sys.stdout.isatty() else 140)

@@ -70,11 +70,11 @@ class Orpo(Training, Task):
 
     def reference(self, run: Run) -> Policy | None:
         """The environment's base policy for comparison, where it has one that fits it."""
-        from rhtool.rl.policy import Policy, spaces_of
+        from rhtool.rl.policy import Policy
 
         path = Path(run.env.base_policy_path())
         policy = Policy.load(path) if path.exists() else None
-        return policy if policy and policy.fits(spaces_of(run.env)) else None
+        return policy if policy and policy.fits(run.env) else None
 
     def check(self, run: Run) -> None:
         """Base policies there? Options that go together?"""
@@ -82,7 +82,7 @@ class Orpo(Training, Task):
         if self.needs_base(run):
             where = "task.base_policies" if self.base_policies else "env.base_policy"
             for path in self.base_paths(run):
-                require_policy(path, where)
+                require_policy(path, where, "" if self.base_policies else run.env.base_policy_command())
         if self.split and not (isinstance(run.divergence, KL) and run.divergence.over == "state_action"):
             raise ConfigError(
                 "split is the chain rule of KL", "task.split", "use divergence=kl divergence.over=state_action"
@@ -145,7 +145,16 @@ class Orpo(Training, Task):
         work.policy.save(run.path / "policy")
         return {
             "steps": work.steps,
-            **evaluation.evaluate(run.env, work.policy, base, self.episodes, run.seed, self.exact),
+            **evaluation.evaluate(
+                run.env,
+                work.policy,
+                base,
+                self.episodes,
+                run.seed,
+                exactly=self.exact,
+                lanes=self.evaluation_lanes,
+                shown=self.discriminator_obs,
+            ),
         }
 
 

@@ -79,11 +79,11 @@ class Report(Task):
                 plots.save(figure, to / name)
                 written.append(to / name)
         tables.frame(found, keys).to_csv(written[0], index=False, float_format="%.10g")
-        written[1].write_text(tables.markdown(found, keys, outputs, [path.name for path in written[2:]]))
+        written[1].write_text(tables.markdown(found, keys, [path.name for path in written[2:]]))
 
         # In a file or a SLURM log there is no width to ask for.
         width = None if sys.stdout.isatty() or "COLUMNS" in os.environ else 100
         console = Console(width=width)
-        tables.show(found, keys, outputs, console)
+        tables.show(found, keys, console)
         console.print("\n" + "\n".join(map(str, written)), highlight=False, markup=False, soft_wrap=True)
         return {}

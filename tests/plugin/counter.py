@@ -45,6 +45,12 @@ class Counter(Task):
     """steps of the walk"""
     step_seconds: float = incidental(0.0)
     """how long a step takes"""
+    check_seconds: float = incidental(0.0)
+    """how long the check takes"""
+    before_seconds: float = incidental(0.0)
+    """how long it takes to begin: imports, simulators"""
+    after_seconds: float = incidental(0.0)
+    """how long it takes to end: an evaluation"""
     lr: float = 1e-3
     """unused"""
     mode: str = choice("fast", "slow")
@@ -56,6 +62,7 @@ class Counter(Task):
     uses: ClassVar[tuple[str, ...]] = ("env", "divergence")
 
     def check(self, run: Run) -> None:
+        time.sleep(self.check_seconds)
         if self.needs and not Path(self.needs).exists():
             raise RhtoolError(f"there is no {self.needs}", "task.needs", f"touch {self.needs}")
 
@@ -63,6 +70,7 @@ class Counter(Task):
         return {"needs": self.needs} if self.needs else {}
 
     def run(self, run: Run) -> dict[str, float]:
+        time.sleep(self.before_seconds)
         walk = Walk(run.seed)
         for iteration in run.loop(walk, self.iterations):
             if iteration == self.fail_at and not os.environ.get("COUNTER_MENDED"):
@@ -71,6 +79,7 @@ class Counter(Task):
             time.sleep(self.step_seconds)
             extra = {"late/key": walk.total} if iteration >= 10 else {}
             run.log({"true/return": walk.total, "proxy/return": walk.position[0], "steps": iteration + 1, **extra})
+        time.sleep(self.after_seconds)
         return {"true/return": walk.total, "proxy/return": float("nan")}
 
 

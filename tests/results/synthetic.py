@@ -18,24 +18,33 @@ def write_run(
     over: str = "state_action",
     coeff: float = 0.1,
     seed: int = 0,
-    tuned: dict[str, str] | None = None,
+    tuned: dict[str, Any] | None = None,
     status: str | None = "done",
     reason: str | None = None,
     metrics: dict[str, Any] | None = None,
     curve: tuple[int, float, float] | None = None,
     experiment: str | None = None,
     scale: str = "paper",
+    overrides: list[str] | None = None,
 ) -> Path:
     """A run's directory; `curve`: rows of metrics.csv, true and proxy at their end; without status no result.json."""
     tuned = tuned or {}
     if over != "state_action":
         tuned = {"divergence.over": over} | tuned
-    words = [f"{k}={v.strip('[]').replace(',', '+')}" for k, v in tuned.items()]
+    words = [f"{k}={str(v).strip('[]').replace(',', '+')}" for k, v in tuned.items()]
     name = "-".join([divergence, f"coeff={coeff:g}", *words] if divergence else words or ["default"])
     path = root / (experiment or group) / env / name / f"seed={seed}"
     (path / "checkpoints").mkdir(parents=True)
     (path / ".lock").touch()
     (path / "events.jsonl").write_text('{"event": "start"}\n')
+    run = {"task": group, "experiment": experiment, "env": env, "divergence": divergence or None, "over": over}
+    run |= {"coeff": coeff, "seed": seed, "scale": scale, "tuned": tuned}
+    if overrides is None:
+        overrides = [f"{'experiment' if experiment else 'task'}={experiment or group}", f"env={env}"]
+        overrides += [f"divergence={divergence}", *(f"{k}={v}" for k, v in tuned.items())]
+        overrides += [f"coeff={coeff:g}", f"seed={seed}"]
+    attempt = {"directory": str(root), "dir": str(path), "overrides": overrides, "config_dirs": [], "plugins": ""}
+    (path / "provenance.json").write_text(json.dumps({"schema": 1, "run": run, "attempts": [attempt]}))
     options = f"# task={group} env={env} divergence={divergence} scale={scale} logger=none\n"
     config = f"{options}task: {{iterations: 3}}\ndivergence: {{over: {over}}}\ncoeff: {coeff}\nseed: {seed}\n"
     (path / "config.yaml").write_text(config)
@@ -49,9 +58,8 @@ def write_run(
             lines.append(f"{i + 1},{(i + 1) * 3000},{true * rise[i] + noise[0]},{proxy * rise[i] + noise[1]},")
         (path / "metrics.csv").write_text("\n".join(lines) + "\n")
     if status:
-        result = {"schema": 1, "status": status, "reason": reason, "task": group, "experiment": experiment, "env": env}
-        result |= {"divergence": divergence, "over": over, "coeff": coeff, "seed": seed, "scale": scale}
-        result |= {"tuned": tuned, "fingerprint": "0" * 64, "metrics": metrics or {}, "steps": 9000, "seconds": 1.5}
+        result = {"schema": 1, "status": status, "reason": reason, **run, "fingerprint": "0" * 64}
+        result |= {"metrics": metrics or {}, "steps": 9000, "seconds": 1.5}
         (path / "result.json").write_text(json.dumps(result))
     return path
 

@@ -12,7 +12,8 @@ import pytest
 import yaml
 from synthetic import returns, write_run
 
-from rhtool.results.rows import command, curve, read
+from rhtool.results.commands import commands
+from rhtool.results.rows import curve, read
 
 
 @pytest.fixture
@@ -90,33 +91,27 @@ def test_reading_changes_nothing_and_frees_the_lock_at_once(tmp_path):
     assert {file: os.stat(file).st_mtime_ns for file in path.rglob("*")} == before
 
 
-def test_an_unfinished_run_takes_the_names_its_siblings_know(tmp_path):
-    write_run(
-        tmp_path, seed=0, experiment="table1", tuned={"env.reward_fun": "true"}, scale="small", metrics=returns(1, 2)
+def test_an_unfinished_run_is_what_its_provenance_says(tmp_path):
+    tuned = {"env.reward_fun": "true", "task.hidden": [8, 8], "task.lr": 1e-5, "task.grad_clip": None}
+    path = write_run(
+        tmp_path, divergence="kl", over="action", coeff=1e-7, seed=4, tuned=tuned, scale="smoke", status=None
     )
-    write_run(tmp_path, seed=1, experiment="table1", tuned={"env.reward_fun": "true"}, scale="small", status=None)
-    write_run(
-        tmp_path, seed=2, experiment="table1", divergence="kl", over="state", coeff=1e-5, scale="small", status=None
-    )
-    rows = read(tmp_path).set_index("seed")
-    for key in ("group", "task", "experiment", "env", "scale", "divergence", "over", "tuned", "coeff"):
-        assert rows.loc[1, key] == rows.loc[0, key], key
-    named = rows.loc[2]
-    assert (named.task, named.experiment, named.scale) == ("orpo", "table1", "small")
-    assert (named.divergence, named.over, named.coeff, named.tuned) == ("kl", "state", 1e-5, ())
-
-
-def test_an_unfinished_run_without_siblings_is_named_by_its_directory_and_config(tmp_path):
-    tuned = {"env.reward_fun": "True", "task.hidden": "[8,8]", "task.lr": "1e-05"}
-    write_run(tmp_path, divergence="kl", over="action", coeff=0.02, seed=4, tuned=tuned, scale="smoke", status=None)
-    write_run(tmp_path, group="bc", divergence="", coeff=0, seed=1, tuned={"task.epochs": "3"}, status=None)
+    path.rename(tmp_path / "orpo" / "odd name")
+    write_run(tmp_path, group="bc", divergence="", coeff=0, seed=1, tuned={"task.epochs": 3}, status=None)
     write_run(tmp_path, group="orpo", experiment="table1", env="glucose", seed=2, status=None)
     bc, orpo, table = sorted(read(tmp_path).itertuples(index=False), key=lambda row: row.group)
-    assert (orpo.task, orpo.env, orpo.divergence, orpo.over, orpo.coeff) == ("orpo", "tomato", "kl", "action", 0.02)
-    assert (orpo.seed, orpo.scale) == (4, "smoke")
-    assert orpo.tuned == ("env.reward_fun=true", "task.hidden=[8,8]", "task.lr=1e-05")
+    assert (orpo.task, orpo.env, orpo.divergence, orpo.over, orpo.coeff) == ("orpo", "tomato", "kl", "action", 1e-7)
+    assert (orpo.seed, orpo.scale, orpo.status, orpo.path) == (4, "smoke", "interrupted", "orpo/odd name")
+    assert orpo.tuned == ("env.reward_fun=true", "task.grad_clip=null", "task.hidden=[8,8]", "task.lr=1e-05")
     assert (bc.task, bc.env, bc.divergence, bc.over, bc.tuned) == ("bc", "tomato", "", "", ("task.epochs=3",))
     assert (table.group, table.task, table.experiment, table.env) == ("table1", "orpo", "table1", "glucose")
+
+
+def test_a_result_speaks_for_a_run_whose_provenance_is_lost(tmp_path):
+    path = write_run(tmp_path, coeff=0.2, seed=3, tuned={"task.lr": 0.1}, metrics=returns(1, 2))
+    (path / "provenance.json").write_text("{")
+    (row,) = read(tmp_path).itertuples(index=False)
+    assert (row.status, row.coeff, row.seed, row.tuned, row.command) == ("done", 0.2, 3, ("task.lr=0.1",), None)
 
 
 @pytest.mark.parametrize(
@@ -127,19 +122,23 @@ def test_an_unfinished_run_without_siblings_is_named_by_its_directory_and_config
         ("result.json", '{"schema": 99, "status": "done"}', "schema 99"),
         ("result.json", '{"schema": 1, "status": "odd"}', "status"),
         ("result.json", b"\xff\xfe\x00", "result.json"),
-        ("config.yaml", "a: [", "config.yaml"),
-        ("config.yaml", "just text", "config.yaml"),
-        ("config.yaml", "model: gpt2", "config.yaml"),
+        ("provenance.json", '{"schema": 1', "provenance.json"),
+        ("provenance.json", '{"schema": 1, "run": {"seed": 1}, "attempts": []}', "provenance.json"),
+        ("provenance.json", None, "no provenance.json"),
     ],
 )
 def test_damage_is_reported_and_not_fatal(tmp_path, file, content, said):
     write_run(tmp_path, seed=0, metrics=returns(1, 2))
     path = write_run(tmp_path, seed=1, status=None)
-    (path / file).write_bytes(content if isinstance(content, bytes) else content.encode())
-    rows = read(tmp_path).set_index("seed")
-    assert rows.loc[1, "status"] == "damaged"
-    assert said in rows.loc[1, "reason"]
-    assert rows.loc[0, "status"] == "done"
+    if content is None:
+        (path / file).unlink()
+    else:
+        (path / file).write_bytes(content if isinstance(content, bytes) else content.encode())
+    rows = read(tmp_path)
+    (damaged,) = rows[rows.status == "damaged"].itertuples()
+    assert said in damaged.reason and damaged.path.endswith("seed=1")
+    assert damaged.seed == 1 or file == "provenance.json"
+    assert rows[rows.seed == 0].status.tolist() == ["done"]
 
 
 def test_odd_numbers_and_unknown_metrics(tmp_path):
@@ -199,17 +198,17 @@ def test_curve_of_a_file_with_nothing_in_it(tmp_path, content):
     assert len(curve(tmp_path, ("true/return",)).dropna()) == 0
 
 
-def test_command_finishes_what_is_not_done(tmp_path):
-    for seed in range(2):
-        write_run(tmp_path, over="state", coeff=0.1, seed=seed, scale="small", tuned={"task.hidden": "[8,8]"})
-    write_run(tmp_path, over="state", coeff=0.2, seed=0, scale="small", tuned={"task.hidden": "[8,8]"})
+def test_one_command_finishes_the_runs_that_differ_in_coeff_and_seed_alone(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for coeff, seed in ((0.1, 0), (0.1, 1), (0.1, 2), (0.2, 0), (0.2, 1), (1e-7, 0)):
+        status = None if coeff == 0.1 and seed else "done"
+        write_run(tmp_path, over="state", coeff=coeff, seed=seed, tuned={"task.hidden": "[8,8]"}, status=status)
     rows = read(tmp_path)
-    assert command(rows[rows.status == "missing"], "outputs") == (
-        "rhtool task=orpo env=tomato divergence=sqrt_chi2 divergence.over=state scale=small 'task.hidden=[8,8]' "
-        "coeff=0.2 seed=1"
-    )
-    assert command(rows, tmp_path).endswith(f" outputs={tmp_path} coeff=0.1,0.2 seed=0,1")
-    assert command(rows, tmp_path).startswith("rhtool -m ")
+    common = "task=orpo env=tomato divergence=sqrt_chi2 divergence.over=state 'task.hidden=[8,8]'"
+    assert commands(rows[rows.status != "done"]) == [
+        f"rhtool -m {common} coeff=1e-07,0.1 seed=1,2",
+        f"rhtool {common} coeff=0.2 seed=2",
+    ]
 
 
 def test_thousands_of_runs_keep_their_order(tmp_path):

@@ -22,6 +22,11 @@ def sweep(root, coeff, true, proxy, **more):
         write_run(root, coeff=coeff, seed=seed, metrics=returns(t, p), **more)
 
 
+@pytest.fixture(autouse=True)
+def in_its_directory(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+
+
 def only(root, keys=KEYS):
     (section,) = sections(read(root), keys)
     return section
@@ -97,7 +102,7 @@ def test_unfinished_cells_are_named_with_reason_and_command(tmp_path):
     sweep(tmp_path, 0.1, [6, 6, 6], [7, 7, 7])
     sweep(tmp_path, 0.2, [6, 6], [7, 7])
     write_run(tmp_path, coeff=0.5, seed=0, status="failed", reason="OutOfMemoryError: CUDA\nlong traceback")
-    said, commands = tables.unfinished(only(tmp_path), "outputs")
+    said, commands = tables.unfinished(only(tmp_path))
     assert said == [
         "sqrt_chi2 coeff=0.2 seed=2: missing",
         "sqrt_chi2 coeff=0.5 seed=0: failed (OutOfMemoryError: CUDA)",
@@ -112,7 +117,7 @@ def test_unfinished_cells_are_named_with_reason_and_command(tmp_path):
 def test_markdown_is_a_table_one_can_paste(tmp_path):
     sweep(tmp_path, 0.1, [6, 7, 8], [7, 7, 7])
     sweep(tmp_path, 0.2, [6, 6], [7, 7])
-    text = tables.markdown([only(tmp_path)], KEYS, "outputs", ["frontier.png"])
+    text = tables.markdown([only(tmp_path)], KEYS, ["frontier.png"])
     lines = [line for line in text.splitlines() if line.startswith("|")]
     assert len(lines) == 2 + 3
     assert len({line.count("|") for line in lines}) == 1
@@ -129,7 +134,7 @@ def test_terminal_table_fits_its_width(tmp_path, width):
     paper_like(tmp_path, seeds=3)
     (tmp_path / "orpo/tomato/kl-coeff=0.1/seed=1/result.json").unlink()
     out = io.StringIO()
-    tables.show([only(tmp_path)], KEYS, "outputs", Console(file=out, width=width))
+    tables.show([only(tmp_path)], KEYS, Console(file=out, width=width))
     text = out.getvalue()
     assert max(map(len, text.splitlines())) <= width
     rows = [line.split() for line in text.splitlines() if line.strip().startswith("sqrt_chi2 ")]
@@ -145,7 +150,7 @@ def test_median_instead_of_iqm_and_other_metrics(tmp_path):
     section = only(tmp_path, keys)
     assert section.cells[0].true.value == 1
     assert section.base["true"].value == 0.5
-    assert "median of exact/true/return" in tables.markdown([section], keys, "outputs")
+    assert "median of exact/true/return" in tables.markdown([section], keys)
 
 
 def test_runs_of_other_tasks_need_no_divergence_and_no_returns(tmp_path):
@@ -154,7 +159,7 @@ def test_runs_of_other_tasks_need_no_divergence_and_no_returns(tmp_path):
     assert section.cells[0].label == "rm_train"
     table = tables.frame([section], KEYS)
     assert table.accuracy.tolist() == [0.8] and np.isnan(table.true[0])
-    assert "rm_train" in tables.markdown([section], KEYS, "outputs")
+    assert "rm_train" in tables.markdown([section], KEYS)
 
 
 @pytest.mark.parametrize(

@@ -1,14 +1,17 @@
 """Evaluation against exact values: on tomato's level 4 divergences, on the toy board returns, correlation and the bound."""
 
+import itertools
+
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
 import torch
 
 from rhtool.config import compose
+from rhtool.hacking import correlation
 from rhtool.rl import evaluation
 from rhtool.rl.evaluation import estimated_divergences, evaluate, exact, returns, rollout, write_parquet
-from rhtool.rl.policy import Policy
+from rhtool.rl.policy import Policy, interface_of
 from tests.rl.conftest import uniform
 
 TOY = ("task=evaluate", "env=tomato", "env.level=-1", "env.noop=true", "env.horizon=20")
@@ -42,7 +45,7 @@ def changed(policy, sharpness=1.0, noise=0.0, seed=0):
 
 def estimates(env, policy, base, episodes, seed=0, **options):
     rollouts = [rollout(env, p, episodes, seed + i, options.get("explore", True)) for i, p in enumerate((policy, base))]
-    return estimated_divergences(policy, base, *rollouts, **options)
+    return estimated_divergences(policy, base, *rollouts, interface_of(env), **options)
 
 
 def errors(env, base, policies, episodes, over):
@@ -123,10 +126,10 @@ def test_estimates_are_decided_by_the_seed_and_leave_torch_alone(toy):
     for global_seed in (1, 2):
         torch.manual_seed(global_seed)
         state = torch.get_rng_state()
-        found.append(estimated_divergences(base, base, *rollouts, over="state", seed=7))
+        found.append(estimated_divergences(base, base, *rollouts, interface_of(env), over="state", seed=7))
         assert torch.equal(torch.get_rng_state(), state)
     assert found[0] == found[1]
-    assert found[0] != estimated_divergences(base, base, *rollouts, over="state", seed=8)
+    assert found[0] != estimated_divergences(base, base, *rollouts, interface_of(env), over="state", seed=8)
 
 
 def test_no_transition_is_scored_by_a_discriminator_that_trained_on_it(toy):
@@ -150,15 +153,12 @@ def test_returns_lie_within_their_standard_errors_of_the_exact_ones(distance):
         per_episode = [(getattr(steps, reward)[:, i] * mask[:, i]).sum() for i in range(2000)]
         assert found[f"{reward}/return_se"] == pytest.approx(np.std(per_episode, ddof=1) / 2000**0.5)
     # the standard error of a correlation, from its spread over parts of the episodes
-    parts = [returns(_lanes(steps, i), mask[:, i])["correlation"] for i in torch.arange(2000).chunk(20)]
+    lanes = torch.arange(2000).chunk(20)
+    parts = [correlation(*(getattr(steps, x)[:, i][mask[:, i]].numpy() for x in ("proxy", "true"))).r for i in lanes]
     r = mdp.correlation(table)
     assert abs(found["correlation"] - r.r) < 5 * np.std(parts, ddof=1) / 20**0.5
     assert found["sigma/proxy"] == pytest.approx(r.proxy_std, rel=0.05)
     assert found["sigma/true"] == pytest.approx(r.true_std, rel=0.05)
-
-
-def _lanes(steps, index):
-    return type(steps)(**{**vars(steps), "proxy": steps.proxy[:, index], "true": steps.true[:, index]})
 
 
 def test_what_follows_the_end_of_a_first_episode_does_not_count(toy):
@@ -179,10 +179,10 @@ def test_later_episodes_do_not_move_the_divergences(toy):
     env, base = toy
     policy = changed(base, noise=0.5)
     rollouts = [rollout(env, p, 20, i) for i, p in enumerate((policy, base))]
-    before = estimated_divergences(policy, base, *rollouts)
+    before = estimated_divergences(policy, base, *rollouts, interface_of(env))
     for steps, mask in rollouts:
         steps.obs[~mask] = 17.0
-    assert estimated_divergences(policy, base, *rollouts) == before
+    assert estimated_divergences(policy, base, *rollouts, interface_of(env)) == before
 
 
 def test_parquet_reads_back(toy, tmp_path):
@@ -223,3 +223,18 @@ def test_estimates_are_compared_with_exact_values_over_the_same(toy):
         assert found["divergence/tv"] == pytest.approx(found["exact/divergence/tv"], abs=0.1)
     assert by_over["state"]["exact/divergence/kl"] < by_over["state_action"]["exact/divergence/kl"]
     assert {k for k in evaluate(env, policy, None, 5, 0) if "divergence" in k} == set()
+
+
+def test_episodes_spread_over_few_lanes_are_whole_and_as_many_in_each(toy):
+    env, policy = toy
+    steps, mask = rollout(env, policy, 30, seed=4, lanes=4)
+    done = (steps.terminated | steps.truncated) & mask
+    assert steps.obs.shape[1] == 4 and (done.sum(0) == 8).all()
+    found = returns(steps, mask)
+    # by hand: cut each lane's counted steps at its ends
+    totals = []
+    for lane in range(4):
+        ends = [0, *(done[:, lane].nonzero().flatten() + 1).tolist()]
+        totals += [float(steps.true[a:b, lane].sum()) for a, b in itertools.pairwise(ends)]
+    assert len(totals) == 32 and found["true/return"] == pytest.approx(np.mean(totals))
+    assert found["true/return_se"] == pytest.approx(np.std(totals, ddof=1) / 32**0.5)

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass, field
-from pathlib import Path
+from dataclasses import dataclass, fields
 from typing import TYPE_CHECKING, Any
 
 from rhtool.envs.base import Env
+from rhtool.errors import ConfigError
 from rhtool.schema import incidental
 
 if TYPE_CHECKING:
@@ -29,8 +29,8 @@ class Gym(Env):
     """a key of info or module:function, as true_reward; empty: the environment's own reward"""
     controller: str = ""
     """module:function, called as f(obs) -> action: a hand-written policy, which task=bc clones; empty: there is none"""
-    kwargs: dict[str, Any] = field(default_factory=dict)
-    """keyword arguments of gymnasium.make"""
+    kwargs: Any = None
+    """keyword arguments of gymnasium.make: "env.kwargs={current: 0.2}" """
     metrics: list[str] | None = None
     """keys of info reported as metrics, in every step there; null: all those of the first step that hold a number"""
     horizon: int = -1
@@ -39,7 +39,9 @@ class Gym(Env):
     """each lane in a process of its own: for environments that are slow, or of which one process can hold only one"""
 
     def __post_init__(self) -> None:
-        """Raises `ConfigError` for an unknown id when there is no horizon to go by."""
+        """Raises `ConfigError` for kwargs that are no dict, and for an unknown id when there is no horizon to go by."""
+        if not isinstance(self.kwargs, dict | None):
+            raise ConfigError(f"{self.kwargs!r} are no keyword arguments", "env.kwargs", 'write "env.kwargs={name: 1}"')
         if self.horizon == -1:
             from rhtool.envs.gym.program import own_horizon
 
@@ -52,10 +54,23 @@ class Gym(Env):
         return GymVectorEnv
 
     def base_policy_path(self) -> str:
-        """`base_policy`, else of the boat race the one shipped, else `base/<id>` in the working directory."""
+        """`base_policy`, else of the boat race the one shipped, else a path at which there is nothing."""
         if self.base_policy or self.id == BOAT_RACE:
             return super().base_policy_path()
-        return str(Path("base", re.sub(r"[^\w.-]", "_", self.id)))
+        return f"no-base-policy/{_file_name(self.id)}"
+
+    def base_policy_command(self) -> str:
+        """PPO on the true reward, stopped early."""
+        words = ["task=orpo env=gym"]
+        for f in fields(self):
+            value = getattr(self, f.name)
+            if f.name in ("id", "true_reward", "proxy_reward") and value != f.default:
+                words.append(f"env.{f.name}={value}")
+        where = f"base/{_file_name(self.id)}"
+        return (
+            f"rhtool {' '.join(words)} divergence=none env.reward_fun=true task.iterations=5 dir={where},"
+            f" then env.base_policy={where}"
+        )
 
     def inputs(self) -> dict[str, str]:
         """The files of the modules that are named: to change one is to change the environment."""
@@ -64,3 +79,7 @@ class Gym(Env):
         named = (self.id, self.true_reward, self.proxy_reward, self.controller)
         modules = {text.partition(":")[0] for text in named if ":" in text}
         return {f"module {name}": path for name in sorted(modules) if (path := module_file(name))}
+
+
+def _file_name(id: str) -> str:
+    return re.sub(r"[^\w.-]", "_", id)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from rhtool.envs.gym import Gym
-from rhtool.envs.gym.program import GymProgram, metric_names
+from rhtool.envs.gym.program import GymProgram, look_up, metric_names, number
 from rhtool.envs.program import ProgramSpec, ProgramVectorEnv
 from rhtool.envs.worker import failure
 from rhtool.errors import RhtoolError
@@ -20,7 +20,7 @@ class GymVectorEnv(ProgramVectorEnv):
         """Steps a copy once, to see what it is. Raises `RhtoolError` for one that cannot be used."""
         self._arguments = {
             "id": config.id,
-            "kwargs": dict(config.kwargs),
+            "kwargs": dict(config.kwargs or {}),
             "true_reward": config.true_reward,
             "proxy_reward": config.proxy_reward,
             "controller": config.controller,
@@ -67,5 +67,7 @@ class GymVectorEnv(ProgramVectorEnv):
                 "mend the environment; gymnasium.utils.env_checker.check_env says more",
             ) from error
         if config.metrics is not None:
+            for name in config.metrics:
+                number(look_up(probe.info, name, "env.metrics"), f"env.metrics={name}")
             return list(config.metrics)
         return metric_names(probe.info, (config.true_reward, config.proxy_reward))

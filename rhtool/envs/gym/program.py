@@ -45,9 +45,8 @@ class GymProgram:
         find(id)
         try:
             # The horizon is the caller's, so a time limit that comes with the id is left out.
-            self.env = gymnasium.make(
-                id, max_episode_steps=-1, disable_env_checker=not check, render_mode=render_mode, **kwargs
-            )
+            rendering = {"render_mode": render_mode} if render_mode else {}  # not every environment takes one
+            self.env = gymnasium.make(id, max_episode_steps=-1, disable_env_checker=not check, **rendering, **kwargs)
         except Exception as error:
             raise ConfigError(
                 f"gymnasium.make failed: {type(error).__name__}: {error}", f"env.id={id}", "see env.kwargs"

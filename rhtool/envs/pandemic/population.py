@@ -1,0 +1,258 @@
+"""Who lives in a town, and the rates of its virus, drawn by a compiled kernel; and the beginning of an episode.
+
+Ages follow the USA roughly: equally likely up to 60, then falling linearly to 5 % of that at 100, each year's weight
+times N(1, 0.05). Up to 18 is a minor, up to 65 a worker, above retired. A share of the retired lives in nursing homes in
+ones and twos; minors live in further homes in ones to threes, one worker with each group; the other retired and workers
+are dealt in turn over the empty homes and those homes with minors that have no single parent, in shuffled order.
+"""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+from numba import njit
+
+from rhtool.envs.pandemic.tables import (
+    ASYMPTOMATIC,
+    EXPOSED,
+    HOME,
+    HOSPITAL,
+    HOSPITALISED,
+    MINOR,
+    NEEDS_HOSPITAL,
+    PRE_ASYMPTOMATIC,
+    PRE_SYMPTOMATIC,
+    RETIRED,
+    S_NONE,
+    SCHOOL,
+    SYMPTOMATIC,
+    UNKNOWN,
+    WORKER,
+)
+from rhtool.envs.rng import integers, normal, uniform
+
+GOOD, TOO_FEW_HOMES, TOO_FEW_WORKERS = range(3)
+"""what `populate` returns"""
+BRACKETS = np.array([4, 17, 49, 64], np.int16)
+"""oldest of each bracket of age but the last"""
+STRATEGIES = 10
+"""plans of the mixture"""
+PARTIES = 12
+"""days a year on which a home gives a party"""
+
+
+@njit(cache=True)
+def _shuffle(s, x):
+    for i in range(len(x) - 1, 0, -1):
+        j = integers(s, i + 1)
+        x[i], x[j] = x[j], x[i]
+
+
+@njit(cache=True)
+def _triangular(s, low, mode, high):
+    if high <= low:
+        return low
+    u, turn = uniform(s), (mode - low) / (high - low)
+    if u < turn:
+        return low + math.sqrt(u * (high - low) * (mode - low))
+    return high - math.sqrt((1.0 - u) * (high - low) * (high - mode))
+
+
+@njit(cache=True)
+def _ages(s, count):
+    """int16 (count,)."""
+    up_to = np.empty(99)
+    total = 0.0
+    for i in range(99):
+        label = i + 2  # the original weighs the age i + 1 as if it were i + 2
+        weight = normal(s) * 0.05 + 1.0
+        if label >= 60:
+            weight *= 1.0 - (label - 60) * 0.95 / 40.0
+        total += weight
+        up_to[i] = total
+    ages = np.empty(count, np.int16)
+    for p in range(count):
+        ages[p] = min(98, np.searchsorted(up_to, uniform(s) * total, side="right")) + 1
+    return ages
+
+
+@njit(cache=True)
+def _chances(s, days, constants, by_class, out):
+    """Draw the rates of one strain into `out`, float64 (10, 10, 2)."""
+    symptomatic, pre, need, recovery, death = constants
+    exposed = 1.0 / _triangular(s, days[0, 0], days[0, 1], days[0, 2])
+    asymptomatic = 1.0 / _triangular(s, days[1, 0], days[1, 1], days[1, 2])
+    r = 1.0 / _triangular(s, days[2, 0], days[2, 1], days[2, 2])
+    cured = 1.0 / _triangular(s, days[3, 0], days[3, 1], days[3, 2])
+    dying = 1.0 / _triangular(s, days[4, 0], days[4, 1], days[4, 2])
+    out[:] = 0.0
+    for c in range(10):
+        y, untreated, treated = by_class[0, c], by_class[1, c], by_class[2, c]
+        share = r * y / (need + (r - need) * y)
+        out[EXPOSED, c, 0], out[EXPOSED, c, 1] = exposed * (1.0 - symptomatic), exposed * symptomatic
+        out[PRE_ASYMPTOMATIC, c, 0] = out[PRE_SYMPTOMATIC, c, 0] = pre
+        out[ASYMPTOMATIC, c, 0] = asymptomatic
+        out[SYMPTOMATIC, c, 0], out[SYMPTOMATIC, c, 1] = need * share, r * (1.0 - share)
+        out[NEEDS_HOSPITAL, c, 0], out[NEEDS_HOSPITAL, c, 1] = (1.0 - untreated) * recovery, untreated * death
+        out[HOSPITALISED, c, 0], out[HOSPITALISED, c, 1] = (1.0 - treated) * cured, treated * dying
+
+
+@njit(cache=True)
+def _homes(s, tables, ages, who, age, home):
+    """Order the persons, give each a home. Returns GOOD, TOO_FEW_HOMES or TOO_FEW_WORKERS."""
+    n = len(ages)
+    minors, workers, retired = ages[ages <= 18], ages[(ages > 18) & (ages <= 65)], ages[ages > 65]
+    t = 0
+    while tables.kind[t] != HOME:
+        t += 1
+    homes = np.arange(tables.first[t], tables.first[t] + tables.number[t]).astype(np.int16)
+    _shuffle(s, homes)
+    p = used = 0
+    nursed = math.ceil(len(retired) * tables.nursing)
+    while p < nursed:
+        if used == len(homes):
+            return TOO_FEW_HOMES
+        for _ in range(min(1 + integers(s, 2), nursed - p)):
+            who[p], age[p], home[p] = RETIRED, retired[p], homes[used]
+            p += 1
+        used += 1
+    first, given = used, 0
+    while given < len(minors):
+        if used == len(homes):
+            return TOO_FEW_HOMES
+        for _ in range(min(1 + integers(s, 3), len(minors) - given)):
+            who[p], age[p], home[p] = MINOR, minors[given], homes[used]
+            p += 1
+            given += 1
+        used += 1
+    families = used - first
+    if len(workers) < families:
+        return TOO_FEW_WORKERS
+    for f in range(families):
+        who[p], age[p], home[p] = WORKER, workers[f], homes[first + f]
+        p += 1
+    rest = np.concatenate((homes[used:], homes[first + int(families * tables.single_parents) : used]))
+    if len(rest) == 0 and p < n:
+        return TOO_FEW_HOMES
+    _shuffle(s, rest)
+    # The retired are dealt first but come last in the order of persons.
+    others = len(retired) - nursed
+    for w in range(families, len(workers)):
+        who[p], age[p], home[p] = WORKER, workers[w], rest[(others + w - families) % len(rest)]
+        p += 1
+    for o in range(others):
+        who[p], age[p], home[p] = RETIRED, retired[nursed + o], rest[o % len(rest)]
+        p += 1
+    return GOOD
+
+
+@njit(cache=True)
+def _one_of(s, tables, t):
+    return tables.first[t] + integers(s, tables.number[t])
+
+
+@njit(cache=True)
+def populate(mask, tables, uniform_jobs, days, constants, by_class, rng, world):
+    """Draw the population of the lanes of `mask` (bool (B,)) into `world`. Returns GOOD or the first failure."""
+    types, lanes, n = len(tables.number), world.who.shape[0], world.who.shape[1]
+    for i in range(lanes):
+        if not mask[i]:
+            continue
+        s, who, age = rng[i], world.who[i], world.age[i]
+        verdict = _homes(s, tables, _ages(s, n), who, age, world.home[i])
+        if verdict != GOOD:
+            return verdict
+        vacancies = tables.jobs.copy()
+        schools = 0
+        for t in range(types):
+            if tables.kind[t] == SCHOOL:
+                schools += tables.number[t]
+            if tables.kind[t] == HOME:
+                vacancies[t] = 0
+        for p in range(n):
+            bracket = np.searchsorted(BRACKETS, age[p])
+            world.group[i, p] = 2 * bracket + (uniform(s) < age[p] / 101.0)
+            work, hours, on = -1, 0, 0
+            if who[p] == MINOR and schools > 0:
+                k = integers(s, schools)
+                for t in range(types):
+                    if tables.kind[t] == SCHOOL and work < 0:
+                        if k < tables.number[t]:
+                            work, hours, on = tables.first[t] + k, tables.attendance[t], 31
+                        k -= tables.number[t]
+            elif who[p] == WORKER:
+                hiring = 0
+                for t in range(types):
+                    hiring += vacancies[t] > 0
+                if hiring > 0:
+                    k, t = integers(s, hiring), -1
+                    while k >= 0:
+                        t += 1
+                        k -= vacancies[t] > 0
+                    work, hours, on = _one_of(s, tables, t), tables.hours[t], tables.days[t]
+                    if not uniform_jobs:
+                        vacancies[t] -= 1
+                    if tables.kind[t] == HOSPITAL:
+                        # A night shift from 22 to 6 h, or nine hours from a start between 7 and 12 h.
+                        hours = (3 << 22) | 127 if uniform(s) < 0.5 else 511 << (7 + integers(s, 6))
+                        on = 63 << integers(s, 2)
+            world.work[i, p], world.work_hours[i, p], world.work_days[i, p] = work, hours, on
+            world.own[i, p] = 0
+            for r in range(tables.routines[who[p]]):
+                if age[p] >= tables.min_age[who[p], r]:
+                    world.own[i, p] |= 1 << r
+                shortest, longest = tables.stay[who[p], r]
+                world.stay[i, p, r] = shortest + integers(s, longest - shortest + 1)
+                if tables.leads_to[who[p], r] >= 0:
+                    world.favourite[i, p, r] = _one_of(s, tables, tables.leads_to[who[p], r])
+                if tables.every[who[p], r] > 0:
+                    world.offset[i, p, r] = integers(s, tables.every[who[p], r])
+        for strain in range(2):
+            _chances(s, days, constants, by_class, world.chances[i, strain])
+        for home in range(world.parties.shape[1]):
+            for k in range(PARTIES):
+                world.parties[i, home, k] = integers(s, 365)
+    return GOOD
+
+
+@njit(cache=True)
+def begin(mask, tables, persists, plan, rng, world):
+    """Start an episode in the lanes of `mask`: everybody is well and at home. `plan` is the controller's strategy, -1 to
+    draw one."""
+    n = world.who.shape[1]
+    for i in range(world.who.shape[0]):
+        if not mask[i]:
+            continue
+        world.present[i] = 0
+        for p in range(n):
+            world.place[i, p] = world.home[i, p]
+            world.present[i, 0, world.home[i, p]] += 1
+        world.role[i] = 0
+        world.due[i] = 0
+        world.started[i] = 0
+        world.done[i] = 0
+        world.goal[i] = 0
+        world.until[i] = 0
+        world.course[i] = UNKNOWN
+        world.caught[i] = -1
+        world.spread[i] = 0.0
+        world.summary[i] = S_NONE
+        world.hospital[i] = False
+        world.result[i] = 0
+        world.positive[i] = False
+        world.books[i] = 0
+        world.books[i, :, S_NONE] = n
+        world.counts[i] = 0
+        world.infections[i] = 0
+        world.multiplier[i] = tables.multiplier
+        world.stage[i] = 0
+        world.day[i] = 0
+        world.history[i] = 0.0
+        world.components[i] = 0.0
+        first, last = tables.delta_start
+        world.delta_start[i] = first + integers(rng[i], last - first + 1)
+        world.strategy[i] = integers(rng[i], STRATEGIES) if plan < 0 else plan
+        if world.fresh[i] or not persists:
+            world.entry[i] = 0
+        world.fresh[i] = False

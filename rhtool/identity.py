@@ -1,0 +1,67 @@
+"""What a run is: all that decides its result, as `{key: value}`, and the hash of that."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+from typing import TYPE_CHECKING, Any
+
+from rhtool.checkpoints import content_hash
+from rhtool.schema import option_name
+
+if TYPE_CHECKING:
+    from rhtool.run import Run
+
+
+def groups(run: Run) -> list[str]:
+    """The groups of a run that decide its result: its task, those the task uses, and the scale."""
+    return ["task", *(g for g in run.task.uses if g != "task"), "scale"]
+
+
+def identity(run: Run) -> dict[str, Any]:
+    """`{key: value}` of all that decides the run's result: its configuration, resolved, and the hashes of its inputs.
+
+    Left out: incidental fields, the logger, the directories, and the groups that the task does not use (without the
+    group `divergence` there is no coeff either).
+    """
+    flat: dict[str, Any] = {"seed": run.seed}
+    if "divergence" in run.task.uses:
+        flat["coeff"] = run.coeff
+    for group in groups(run):
+        flat[group] = option_name(type(getattr(run, group)))
+        _flatten(getattr(run, group), group, flat)
+    flat |= {f"input {name}": content_hash(path) for name, path in inputs(run).items()}
+    return json.loads(json.dumps(flat, default=str))
+
+
+def inputs(run: Run) -> dict[str, str]:
+    """`{name: path}` of the files and directories whose content decides the run's result."""
+    return (run.env.inputs() if "env" in run.task.uses else {}) | run.task.inputs(run)
+
+
+def fingerprint(run: Run) -> str:
+    """SHA-256 of `identity(run)`."""
+    return digest(identity(run))
+
+
+def digest(identity: dict[str, Any]) -> str:
+    """SHA-256 of an identity."""
+    return hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()
+
+
+def differences(old: dict[str, Any], new: dict[str, Any]) -> list[tuple[str, Any, Any]]:
+    """`(key, old, new)` of the keys in which two identities differ; "-" where one has no such key."""
+    keys = dict.fromkeys([*old, *new])
+    return [(k, old.get(k, "-"), new.get(k, "-")) for k in keys if old.get(k, "-") != new.get(k, "-")]
+
+
+def _flatten(obj: Any, path: str, flat: dict[str, Any]) -> None:
+    for f in dataclasses.fields(obj):
+        value = getattr(obj, f.name)
+        if f.metadata.get("incidental"):
+            continue
+        if dataclasses.is_dataclass(value):
+            _flatten(value, f"{path}.{f.name}", flat)
+        else:
+            flat[f"{path}.{f.name}"] = value
