@@ -12,7 +12,7 @@ from scipy.linalg import expm
 from rhtool.config import CONF, compose
 from rhtool.envs.glucose import REWARDS, Glucose, kernel, patients, rewards
 from rhtool.errors import ConfigError
-from tests.envs.glucose_reference import patient
+from tests.envs.glucose_reference import patient, rk4
 from tests.envs.test_glucose import feed
 
 NAMES = patients.names()
@@ -97,6 +97,28 @@ def test_insulin_is_linear_and_settles_where_its_equations_say():
 def test_more_insulin_never_raises_glucose():
     bg = [act(made(meals=[(60, 60.0)]), action, 60)[4]["bg"][0] for action in (0.0, 0.02, 0.05, 0.1)]
     assert bg == sorted(bg, reverse=True) and bg[0] > bg[-1] + 50
+
+
+def test_a_minute_from_any_state_is_that_of_the_plain_reading():
+    rng, c = np.random.default_rng(0), kernel.constants(patients.parameters())
+    for k in range(200):
+        who = k % 30
+        x = patients.steady_states()[who] * rng.uniform(
+            -0.2, 2.5, 13
+        )  # some are negative, some beyond the renal threshold
+        x[:3] = rng.uniform(0, 40_000, 3)
+        food, insulin = rng.choice([0.0, 5000.0]), rng.uniform(0, 5)
+        dbar = rng.choice([0.0, 1.0, 90.0, 50_000.0])
+        expected = rk4(x, 0, patient(NAMES[who]), food, insulin, dbar)
+        found = kernel.minute(c[who], dbar, food, insulin, tuple(map(float, x)))
+        np.testing.assert_allclose(found, expected, rtol=1e-10, atol=1e-9)
+
+
+def test_a_state_that_is_negative_stays_where_it_is():
+    for j in (3, 4, 5, 9, 10, 11, 12):
+        x = patients.steady_states()[10].copy()
+        x[j] = -0.25
+        assert minutes(10, x, 0.0, 1.0, 1)[-1][j] == -0.25
 
 
 def test_a_large_meal_is_announced_in_five_minutes_and_eaten_at_five_grams_a_minute():
