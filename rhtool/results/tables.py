@@ -13,7 +13,7 @@ import pandas as pd
 from rhtool.results.cells import Cell, Keys, Section, column, metrics
 from rhtool.results.commands import commands
 from rhtool.results.rows import STATUSES
-from rhtool.results.statistics import FEWEST, Estimate, estimate, improvement
+from rhtool.results.statistics import FEWEST, Estimate, estimate, improvement, is_range
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -55,7 +55,8 @@ def footnotes(keys: Keys) -> list[str]:
     """How to read the numbers."""
     return [
         f"n: finished seeds. {NAMES[keys.statistic]} of {keys.true} and {keys.proxy} over seeds, with 95 % bootstrap "
-        f"percentile intervals; none for n < {FEWEST}.",
+        f"percentile intervals; for n = {FEWEST} to {_most(keys.statistic)} such an interval is no more than the range "
+        f"from the lowest to the highest seed; none for n < {FEWEST}.",
         f"{BEST} best coeff of its method: the highest {NAMES[keys.statistic]} of the true return among the cells "
         "whose seeds are all done. Choosing by the true reward is an oracle choice, as in the paper: who has "
         "only the proxy cannot make it.",
@@ -63,6 +64,16 @@ def footnotes(keys: Keys) -> list[str]:
         "Definition 4.2), no if either is not, with the whole interval of the difference to the base policy; unclear "
         "otherwise.",
     ]
+
+
+def interval_name(estimates: Iterable[Estimate], statistic: str) -> str:
+    """What the intervals of these estimates are: "95 % CI", "range" (from few seeds they are no more), or either."""
+    kinds = {is_range(e.n, statistic) for e in estimates if math.isfinite(e.low)} or {False}
+    return " or ".join(name for kind, name in ((True, "range"), (False, "95 % CI")) if kind in kinds)
+
+
+def _most(statistic: str) -> int:
+    return max(n for n in range(FEWEST, 20) if is_range(n, statistic))
 
 
 def unfinished(section: Section) -> tuple[list[str], list[str]]:
@@ -111,11 +122,12 @@ def texts(section: Section, keys: Keys, proxy_interval: bool = True) -> tuple[li
     true, proxy, measured = (
         formatter(getattr(line, name).value for line in rows) for name in ("true", "proxy", "measured")
     )
+    kind = interval_name((line.true for line in rows), keys.statistic)
     columns: dict[str, list[str]] = {
         "method": [line.method for line in rows],
         "coeff": [line.coeff for line in rows],
         "n": [str(line.true.n) for line in rows],
-        f"true {NAMES[keys.statistic]} [95 % CI]": [with_interval(line.true, true) for line in rows],
+        f"true {NAMES[keys.statistic]} [{kind}]": [with_interval(line.true, true) for line in rows],
         "proxy": [with_interval(line.proxy, proxy) if proxy_interval else proxy(line.proxy.value) for line in rows],
         "correlation": [f"{line.correlation.value:.2f}" if line.correlation.n else "-" for line in rows],
         keys.divergence.rpartition("/")[2]: [measured(line.measured.value) for line in rows],
@@ -141,7 +153,7 @@ def show(found: list[Section], keys: Keys, console: Console) -> None:
         for name in header:
             short = {"correlation": "corr"}.get(name, name)
             left = name in ("method", "hacked?", "status")
-            table.add_column(short, justify="left" if left else "right", no_wrap=name not in ("method", "status"))
+            table.add_column(Text(short), justify="left" if left else "right", no_wrap=name not in ("method", "status"))
         for row in rows:
             best = row[1].endswith(BEST) if header[1] == "coeff" else False
             cells = [Text(text, style=colours.get(text, "")) for text in row]

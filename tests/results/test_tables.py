@@ -176,3 +176,17 @@ def test_frame_round_trips_through_csv(tmp_path):
     table.to_csv(tmp_path / "t.csv", index=False, float_format="%.10g")
     back = pd.read_csv(tmp_path / "t.csv")
     np.testing.assert_allclose(back.true, table.true, rtol=1e-9)
+
+
+@pytest.mark.parametrize(("seeds", "name"), [(3, "range"), (6, "95 % CI"), (2, "95 % CI")])
+def test_an_interval_is_called_what_it_is(tmp_path, seeds, name):
+    sweep(tmp_path, 0.1, range(seeds), range(seeds))
+    text = tables.markdown([only(tmp_path)], KEYS)
+    assert f"| true IQM [{name}] |" in text and "for n = 3 to 4 such an interval is no more than the range" in text
+    out = io.StringIO()
+    tables.show([only(tmp_path)], KEYS, Console(file=out, width=100))
+    assert f"true IQM [{name}]" in out.getvalue()
+    median = Keys(statistic="median")
+    assert "for n = 3 to 5 such" in tables.markdown([only(tmp_path, median)], median)
+    sweep(tmp_path, 0.2, range(6), range(6))
+    assert ("range or 95 % CI" in tables.markdown([only(tmp_path)], KEYS)) == (seeds == 3)
