@@ -75,6 +75,10 @@ def timeless(result: dict) -> dict:
             "task=counter env.training.hidden=[8,8]",
             "outputs/counter/tomato/none-coeff=0-env.training.hidden=8+8/seed=0",
         ),
+        (
+            "task=counter env.training={lr:0.5,batch:3000}",
+            "outputs/counter/tomato/none-coeff=0-env.training.lr=0.5/seed=0",
+        ),
         ("task=counter outputs=elsewhere", RUN.replace("outputs", "elsewhere")),
         ("task=counter dir=mine/x=1 task.lr=2", "mine/x=1"),
         ("task=ls", ""),
