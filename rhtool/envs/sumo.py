@@ -15,7 +15,6 @@ from __future__ import annotations
 import contextlib
 import importlib
 import importlib.util
-import itertools
 import os
 import subprocess
 import sys
@@ -24,7 +23,7 @@ from typing import Any
 
 from rhtool.errors import MissingExtra, RhtoolError
 
-_numbers = itertools.count()
+_VARIABLE = "LIBSUMO_AS_TRACI"
 _owner: object | None = None
 
 
@@ -44,12 +43,19 @@ def has_libsumo() -> bool:
 def library() -> Any:
     """The module `libsumo`. Raises `MissingExtra` where it is not installed."""
     home()
-    # Without the variable libsumo warns, at every import, that pyarrow was built against another Arrow: the two do not
-    # meet, as nothing here asks SUMO for Parquet files. With it `import traci` means libsumo, which sumo-rl needs, but
-    # only if it comes before `import libsumo` (they import each other).
-    os.environ["LIBSUMO_AS_TRACI"] = "quiet"
+    # The two import each other; whichever way the variable stands when TraCI comes, TraCI comes first. Afterwards "quiet"
+    # keeps libsumo from printing, at every import, that pyarrow was built against another Arrow: the two do not meet, as
+    # nothing here asks SUMO for Parquet files.
     package("traci", "traci")
-    return package("libsumo", "libsumo")
+    before = os.environ.get(_VARIABLE)
+    os.environ[_VARIABLE] = "quiet"
+    try:
+        return package("libsumo", "libsumo")
+    finally:
+        if before is None:
+            del os.environ[_VARIABLE]
+        else:
+            os.environ[_VARIABLE] = before
 
 
 def claim(owner: object) -> None:
@@ -103,7 +109,9 @@ class Simulation:
         except Exception as error:
             self.close()
             raise RhtoolError(
-                f"SUMO did not start: {error}", " ".join(arguments), "run that line to see why"
+                f"SUMO did not start: {error}",
+                " ".join(["sumo", *arguments]),
+                "what it wrote to the screen says why",
             ) from error
         return self.api
 
@@ -132,11 +140,10 @@ class Simulation:
                 "sumo-gui needs a display, and there is none", "render_mode='human'", "choose render_mode='rgb_array'"
             )
         binary = home() / "bin" / ("sumo-gui" if self.gui else "sumo")
-        os.environ.pop("LIBSUMO_AS_TRACI", None)
         traci = package("traci", "traci")
-        if not hasattr(traci, "main"):
+        if traci.isLibsumo():
             raise RhtoolError(
-                "this process has loaded libsumo in the place of TraCI", "env.backend=traci", "use another process"
+                f"{_VARIABLE} has put libsumo in the place of TraCI", "env.backend=traci", f"unset {_VARIABLE}"
             )
         from traci.main import getFreeSocketPort
 

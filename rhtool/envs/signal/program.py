@@ -23,10 +23,11 @@ from rhtool.envs import sumo
 from rhtool.envs.signal import PHASES, Signal
 
 # Here, not where it is needed: the process that imports this module forks all lanes.
-if sumo.has_libsumo():
-    sumo.library()
 sumo.home()
 sumo_rl = sumo.package("sumo_rl", "sumo-rl")
+if sumo.has_libsumo():
+    # What sumo-rl does by itself if LIBSUMO_AS_TRACI is set before anybody imports TraCI.
+    sumo_rl.environment.env.traci, sumo_rl.environment.env.LIBSUMO = sumo.library(), True
 
 _OPPOSITE, _LEFT = dict(zip("nsew", "snwe", strict=True)), dict(zip("nsew", "ewsn", strict=True))
 _MINUTE = 60.0

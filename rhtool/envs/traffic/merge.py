@@ -54,7 +54,8 @@ _FOLLOWING = (
 
 
 class Vehicle:
-    """A vehicle as of the last step: `speed` m/s, `edge`, the vehicle ahead with `headway` (m, `MIN_GAP` included; `FAR` without a leader), and the nearest one that has this one as its leader."""
+    """A vehicle as of the last step: its `speed` (m/s), its `edge`, the vehicle ahead with the `headway` to it (m, with
+    `MIN_GAP`; `FAR` without one), and the nearest vehicle that has this one ahead."""
 
     __slots__ = (
         "controllable",
