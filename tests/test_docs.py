@@ -50,14 +50,14 @@ def written_files(page: str) -> dict[str, str]:
 @pytest.fixture
 def examples(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """An empty directory, in it the files that the pages tell the reader to write."""
-    for page in ("docs/environments.md", "docs/divergences.md"):
+    for page in ("docs/environments.md", "docs/divergences.md", "docs/your-environment.md"):
         for name, body in written_files(page).items():
             (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
             (tmp_path / name).write_text(body)
     monkeypatch.chdir(tmp_path)
     monkeypatch.syspath_prepend(tmp_path)
     yield tmp_path
-    for module in ("walk", "hellinger"):
+    for module in ("walk", "hellinger", "vacuum"):
         sys.modules.pop(module, None)
 
 
