@@ -16,7 +16,7 @@ pytestmark = [
     pytest.mark.sumo,
     pytest.mark.skipif(
         not (sumo.has_libsumo() and importlib.util.find_spec("sumo_rl")),
-        reason="SUMO is not installed: pip install 'rhtool[traffic]'",
+        reason="SUMO or sumo-rl is not installed: pip install 'rhtool[traffic]'",
     ),
 ]
 

@@ -13,6 +13,8 @@ import pytest
 from rhtool.config import compose
 from rhtool.envs import sumo
 from rhtool.envs.traffic import Traffic
+from rhtool.envs.traffic.merge import LENGTH, NETWORK, idm, idm_of
+from rhtool.envs.traffic.program import TrafficProgram
 from rhtool.errors import ConfigError
 
 pytestmark = [
@@ -20,8 +22,6 @@ pytestmark = [
     pytest.mark.skipif(not sumo.has_libsumo(), reason="SUMO is not installed: pip install 'rhtool[traffic]'"),
 ]
 
-from rhtool.envs.traffic.merge import LENGTH, NETWORK, idm, idm_of
-from rhtool.envs.traffic.program import TrafficProgram
 
 DATA = Path(__file__).parents[1] / "data" / "traffic"
 GOLDEN = json.loads((DATA / "traffic_episode_stats.json").read_text())

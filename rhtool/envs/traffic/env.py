@@ -15,6 +15,9 @@ from rhtool.errors import ConfigError
 METRICS = ("mean_speed", "vehicles", "rl_vehicles", "outflow", "backlog", "stopped", "crash")
 """m/s; in the network; in the slots; leaving, vehicles/h; waiting to enter; share slower than 0.1 m/s; 0 or 1"""
 
+_BOUND = 100.0
+"""the original's box has no bounds; a vehicle that has left gives the largest element, 34.4"""
+
 
 class TrafficVectorEnv(ProgramVectorEnv):
     """B merges. `info` has the metrics of `METRICS`, float64 `(B,)`."""
@@ -26,7 +29,7 @@ class TrafficVectorEnv(ProgramVectorEnv):
         """Raises `ConfigError` for numbers out of range, `MissingExtra` without SUMO."""
         _check(config)
         sumo.home()
-        observations = gymnasium.spaces.Box(-np.inf, np.inf, (5 * config.slots,), np.float32)
+        observations = gymnasium.spaces.Box(-_BOUND, _BOUND, (5 * config.slots,), np.float32)
         actions = gymnasium.spaces.Box(-config.max_decel, config.max_accel, (config.slots,), np.float32)
         super().__init__(config, lanes, observations, actions, metric_names=METRICS, **options)
 

@@ -208,7 +208,7 @@ class Merge:
             for vehicle in vehicles.values():
                 vehicle.follower, vehicle.follower_headway = None, FAR
         for id, vehicle in vehicles.items():
-            vehicle.speed = get_speed(id)
+            vehicle.speed = max(get_speed(id), MISSING)  # after a crash SUMO says -2^30
             vehicle.edge = get_road(id)
             ahead = get_leader(id, _SIGHT)
             if ahead is None or not ahead[0]:
