@@ -16,6 +16,7 @@ import torch
 from rhtool.config import compose
 from rhtool.rl.orpo import Orpo
 from rhtool.rl.policy import Policy
+from rhtool.rl.process import set_up
 
 
 def matmul_rate() -> float:
@@ -38,7 +39,7 @@ def main():
     overrides = sys.argv[1:] or ["env=tomato"]
     run = compose("task=orpo", "divergence=sqrt_chi2", "coeff=0.1", *overrides)
     task = run.task
-    torch.set_num_threads(task.threads)
+    set_up(task.threads)
     bases = [Policy.load(path) for path in task.base_paths(run)]
     work = Orpo(run, bases)
     rows, walls = [], []

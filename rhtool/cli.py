@@ -20,7 +20,8 @@ from rhtool.config import CONF, check_config_dir, compose_all, explained, from_c
 from rhtool.errors import ConfigError, RhtoolError
 from rhtool.identity import differences, identity
 from rhtool.locks import UnderWay
-from rhtool.run import Run, outcome
+from rhtool.records import outcome
+from rhtool.run import Run
 
 FULL_ERROR = "RHTOOL_FULL_ERROR"
 SHOWN = 4

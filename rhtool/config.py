@@ -32,6 +32,7 @@ from omegaconf.errors import OmegaConfBaseException
 from rhtool.divergences import Divergence
 from rhtool.envs.base import Env, Scale
 from rhtool.errors import ConfigError, nearest
+from rhtool.identity import flatten
 from rhtool.loggers import Logger
 from rhtool.run import Run
 from rhtool.schema import option_name
@@ -249,8 +250,11 @@ def _tuned(run: Run, cfg: DictConfig, hydra: Any) -> dict[str, Any]:
         first, *rest = key.split(".")
         if first in ignored or fields[first].metadata.get("incidental") or _is_incidental(getattr(run, first), rest):
             continue
-        if OmegaConf.select(cfg, key) != OmegaConf.select(_reference((*chosen.values(), *searchpath)), key):
-            tuned[key] = functools.reduce(getattr, key.split("."), run)
+        values: dict[str, Any] = {}
+        flatten(functools.reduce(getattr, key.split("."), run), key, values)  # env.training={lr: 1} is several keys
+        for path, value in values.items():
+            if OmegaConf.select(cfg, path) != OmegaConf.select(_reference((*chosen.values(), *searchpath)), path):
+                tuned[path] = value
     return dict(sorted(tuned.items()))
 
 

@@ -30,7 +30,7 @@ def identity(run: Run) -> dict[str, Any]:
         flat["coeff"] = run.coeff
     for group in groups(run):
         flat[group] = option_name(type(getattr(run, group)))
-        _flatten(getattr(run, group), group, flat)
+        flatten(getattr(run, group), group, flat)
     flat |= {f"input {name}": content_hash(path) for name, path in inputs(run).items()}
     return json.loads(json.dumps(flat, default=str))
 
@@ -56,12 +56,11 @@ def differences(old: dict[str, Any], new: dict[str, Any]) -> list[tuple[str, Any
     return [(k, old.get(k, "-"), new.get(k, "-")) for k in keys if old.get(k, "-") != new.get(k, "-")]
 
 
-def _flatten(obj: Any, path: str, flat: dict[str, Any]) -> None:
-    for f in dataclasses.fields(obj):
-        value = getattr(obj, f.name)
-        if f.metadata.get("incidental"):
-            continue
-        if dataclasses.is_dataclass(value):
-            _flatten(value, f"{path}.{f.name}", flat)
-        else:
-            flat[f"{path}.{f.name}"] = value
+def flatten(value: Any, path: str, flat: dict[str, Any]) -> None:
+    """Add to `flat` the value, or of a dataclass, at any depth, its fields under their paths, but for incidental ones."""
+    if not dataclasses.is_dataclass(value):
+        flat[path] = value
+        return
+    for f in dataclasses.fields(value):
+        if not f.metadata.get("incidental"):
+            flatten(getattr(value, f.name), f"{path}.{f.name}", flat)

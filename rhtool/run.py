@@ -36,17 +36,17 @@ from rhtool.checkpoints import Checkpoints, write_atomic
 from rhtool.divergences import Divergence, NoDivergence
 from rhtool.envs.base import Env, Scale
 from rhtool.errors import ConfigError, RhtoolError
-from rhtool.identity import differences, digest, fingerprint, groups, identity, inputs
+from rhtool.identity import differences, digest, groups, identity, inputs
 from rhtool.locks import LOCK, lock, under_way
 from rhtool.loggers import Csv, Logger, NoLogger
 from rhtool.progress import Progress, headline
+from rhtool.records import PROVENANCE, RESULT, SCHEMA, provenance_of, result_of, set_aside
 from rhtool.schema import check_choices, check_numbers, incidental, option_name
 from rhtool.signals import Signals, Stopped
 from rhtool.tasks.base import Task
 
 log = logging.getLogger(__name__)
 
-RESULT_SCHEMA = 1
 SEEDS = 2**32
 """seeds are from 0 to one less than this: what the generators of all libraries take"""
 
@@ -218,7 +218,7 @@ class Run:
         """
         if self.fresh and not _requeued():
             return None
-        record, result = _record(self.path), _result(self.path)
+        record, result = provenance_of(self.path), result_of(self.path)
         if not record:
             if (self.path / "checkpoints").is_dir():
                 raise RhtoolError(
@@ -240,9 +240,9 @@ class Run:
         """Run the task under the lock, and write how it ended."""
         if self.fresh and not _requeued():
             set_aside(self.path)
-        record = _record(self.path) or {"identity": None, "attempts": []}
+        record = provenance_of(self.path) or {"identity": None, "attempts": []}
         verb = "again" if record["attempts"] else "start"
-        (self.path / "result.json").unlink(missing_ok=True)  # of a failed attempt
+        (self.path / RESULT).unlink(missing_ok=True)  # of a failed attempt
         self._started, self._spent, self._iteration, self._total = time.monotonic(), 0.0, 0, 0
         self._steps, self._kept, self._fingerprint = math.nan, None, None
         self.checkpoints = Checkpoints(self.path / "checkpoints")
@@ -294,7 +294,7 @@ class Run:
         self._progress.close()
         log.info("stopped by %s", stop.signal.name)
         if self._kept is None:
-            kept = "nothing was to be kept yet; repeat the command to start again"
+            kept = "nothing to keep yet; repeat the command to start again"
         else:
             of = f" of {self._total}" if self._total else ""
             kept = f"kept: the checkpoint after iteration {self._kept}{of}; repeat the command to go on"
@@ -326,7 +326,7 @@ class Run:
         metrics = {key: _number(value) for key, value in metrics.items()}
         steps = metrics.get("steps", self._steps)
         result = {
-            "schema": RESULT_SCHEMA,
+            "schema": SCHEMA,
             "status": status,
             "reason": reason,
             **self._facts(),
@@ -335,7 +335,7 @@ class Run:
             "steps": int(steps) if math.isfinite(steps) else None,
             "seconds": self._seconds(),
         }
-        write_atomic(self.path / "result.json", (json.dumps(result, indent=1, allow_nan=False) + "\n").encode())
+        write_atomic(self.path / RESULT, (json.dumps(result, indent=1, allow_nan=False) + "\n").encode())
         self._event(status, **({"reason": reason} if reason else {}))
         return result
 
@@ -375,59 +375,22 @@ class Run:
             record["attempts"].append(attempt | provenance())
         self._fingerprint = digest(record["identity"]) if record["identity"] else None
         record = {
-            "schema": 1,
+            "schema": SCHEMA,
             "fingerprint": self._fingerprint,
             "run": self._facts(),
             "identity": record["identity"],
             "attempts": record["attempts"],
         }
-        write_atomic(self.path / "provenance.json", (json.dumps(record, indent=1) + "\n").encode())
+        write_atomic(self.path / PROVENANCE, (json.dumps(record, indent=1) + "\n").encode())
 
     def _summary(self) -> str:
         """The keys that were tuned, on one line."""
         return "  ".join(f"{key}={value}" for key, value in self.tuned.items())
 
 
-def outcome(run: Run) -> str:
-    """Why the directory of a run holds no result of it; empty if it does."""
-    try:
-        record, result = _record(run.path), _result(run.path)
-    except RhtoolError as error:
-        return error.what
-    if result is None:
-        return "has no result" + ("" if record else " and never began")
-    if result["status"] == "done" and result["fingerprint"] != fingerprint(run):
-        return "the directory holds a run of another configuration"
-    return result["reason"] or ""
-
-
-# The directory's content
-
-
-def set_aside(directory: Path) -> None:
-    """Move what a run's directory holds to `.old/<n>` in it, so that nothing is lost."""
-    content = [p for p in directory.iterdir() if p.name not in (LOCK, ".old")]
-    ours = ("provenance.json", "events.jsonl", "result.json", "checkpoints")
-    if content and not any((directory / name).exists() for name in ours):
-        raise RhtoolError(
-            "the directory holds other things than a run, which fresh=true would move aside",
-            str(directory),
-            "give another dir=...",
-        )
-    if content:
-        old = directory / ".old"
-        target = old / str(1 + max((int(p.name) for p in old.glob("[0-9]*")), default=0))
-        target.mkdir(parents=True)
-        for path in content:
-            path.rename(target / path.name)
-
-
 def _requeued() -> bool:
     """SLURM has restarted this job: its command is the first one's, and `fresh=true` was done then."""
     return int(os.environ.get("SLURM_RESTART_COUNT") or 0) > 0
-
-
-# Small things
 
 
 @contextlib.contextmanager
@@ -452,39 +415,6 @@ def _logging_to(path: Path) -> Iterator[None]:
         root.setLevel(before)
         rhtool.setLevel(logging.NOTSET)
         handler.close()
-
-
-def _record(directory: Path) -> dict[str, Any] | None:
-    """The content of `provenance.json`; None if there is none, `RhtoolError` if it is damaged."""
-    mend = "put a copy of it back, or move the run aside with fresh=true"
-    return _object(directory / "provenance.json", {"identity": dict | None, "attempts": list}, mend)
-
-
-def _result(directory: Path) -> dict[str, Any] | None:
-    """The content of `result.json`; None if there is none, `RhtoolError` if it is damaged."""
-    mend = "delete it, and the run goes on from its last checkpoint"
-    kinds = {"status": str, "reason": str | None, "fingerprint": str | None, "metrics": dict}
-    return _object(directory / "result.json", kinds, mend)
-
-
-def _object(path: Path, kinds: dict[str, Any], mend: str) -> dict[str, Any] | None:
-    """A JSON object with values of these kinds, or None if there is no file. They are written atomically, so a part of
-    one is damage: a disk that failed, a copy that was cut short."""
-    try:
-        found = json.loads(path.read_bytes())
-        if not isinstance(found, dict):
-            raise TypeError("it is no object")
-        wrong = next((key for key, kind in kinds.items() if not isinstance(found[key], kind)), None)
-        said = f"'{wrong}' is not what it should be" if wrong else ""
-    except (FileNotFoundError, NotADirectoryError):
-        return None
-    except KeyError as error:
-        said = f"it has no {error}"
-    except (OSError, ValueError, TypeError) as error:
-        said = str(error)
-    if said:
-        raise RhtoolError(f"{path.name} is damaged: {said}", str(path), mend)
-    return found
 
 
 def _number(value: Any) -> Any:

@@ -243,6 +243,10 @@ def test_doctor_examines_and_mends(rhtool: CommandLine) -> None:
     assert done.returncode == 0, done.stderr
     lines = {line.split("  ")[1].strip(): line for line in done.stdout.splitlines() if line[:1] in "✓✗"}
     assert lines["python"].startswith("✓") and lines["numpy"].startswith("✓")
+    from rhtool.provenance import versions
+
+    for package, version in versions(["eclipse-sumo", "libsumo"]).items():
+        assert package == "python" or f"{package} {version or 'missing'}" in lines["SUMO"]
     assert lines["outputs"].startswith("✗") and "outputs=/a/directory" in lines["outputs"]
 
 

@@ -50,14 +50,14 @@ def written_files(page: str) -> dict[str, str]:
 @pytest.fixture
 def examples(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """An empty directory, in it the files that the pages tell the reader to write."""
-    for page in ("docs/environments.md", "docs/divergences.md"):
+    for page in ("docs/environments.md", "docs/divergences.md", "docs/your-environment.md"):
         for name, body in written_files(page).items():
             (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
             (tmp_path / name).write_text(body)
     monkeypatch.chdir(tmp_path)
     monkeypatch.syspath_prepend(tmp_path)
     yield tmp_path
-    for module in ("walk", "hellinger"):
+    for module in ("walk", "hellinger", "vacuum"):
         sys.modules.pop(module, None)
 
 
@@ -80,6 +80,21 @@ def test_every_command_composes(command, examples, monkeypatch):
     assert args.multirun or not swept
     runs = compose_all([fewer(word) for word in args.overrides], multirun=args.multirun, config_dir=args.config_dir)
     assert (len(runs) > 1) == bool(swept)
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.relative_to(ROOT).as_posix())
+def test_what_a_command_reads_an_earlier_one_of_the_page_has_written(page, examples, monkeypatch):
+    written: set[str] = set()
+    for line in (line for block in blocks(page, "") for line in block.splitlines()):
+        words = shlex.split(line, comments=True)
+        if words[:1] != ["rhtool"] or "-sc" in words:
+            continue
+        for word in words[1:]:
+            key, _, value = word.partition("=")
+            if value.startswith("outputs/") and key not in ("dir", "outputs", "task.runs", "task.to"):
+                assert any(value == made or value.startswith(f"{made}/") for made in written), f"{line}: {value}"
+        args = parse(words[1:])
+        written |= {run.dir for run in compose_all(args.overrides, multirun=args.multirun)}
 
 
 def fewer(word: str) -> str:
@@ -175,7 +190,14 @@ def test_every_key_that_a_run_writes_is_in_the_glossary(smoke_runs, name):
 
 def test_every_key_in_the_glossary_is_written_by_some_run(smoke_runs):
     written = set().union(*smoke_runs.values())
-    assert [pattern.pattern for pattern in glossary() if not any(map(pattern.fullmatch, written))] == []
+    absent = [pattern.pattern for pattern in glossary() if not any(map(pattern.fullmatch, written))]
+    assert [pattern for pattern in absent if not pattern.startswith("env/")] == []  # not every environment has any
+
+
+def test_the_metrics_that_an_environment_reports_of_its_own_are_a_family_of_the_glossary():
+    known = glossary()
+    for key in ("env/bg", "env/hypoglycemic", "base/env/bg"):
+        assert sum(bool(pattern.fullmatch(key)) for pattern in known) == 1, key
 
 
 # The examples

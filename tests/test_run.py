@@ -75,6 +75,10 @@ def timeless(result: dict) -> dict:
             "task=counter env.training.hidden=[8,8]",
             "outputs/counter/tomato/none-coeff=0-env.training.hidden=8+8/seed=0",
         ),
+        (
+            "task=counter env.training={lr:0.5,batch:3000}",
+            "outputs/counter/tomato/none-coeff=0-env.training.lr=0.5/seed=0",
+        ),
         ("task=counter outputs=elsewhere", RUN.replace("outputs", "elsewhere")),
         ("task=counter dir=mine/x=1 task.lr=2", "mine/x=1"),
         ("task=ls", ""),
@@ -398,7 +402,7 @@ def test_a_signal_outside_the_loop_ends_as_one_in_it(rhtool: CommandLine, signum
     process.send_signal(signum)
     _, said = process.communicate(timeout=20)
     assert process.returncode == 128 + signum, said
-    kept = "the checkpoint after iteration 20 of 20; repeat" if moment == "after_seconds" else "nothing was to be kept"
+    kept = "the checkpoint after iteration 20 of 20; repeat" if moment == "after_seconds" else "nothing to keep yet"
     assert f"stopped by {signum.name}" in said and kept in said and "Traceback" not in said
     assert events(rhtool.cwd / RUN)[-1] == "signal" and not (rhtool.cwd / RUN / "result.json").exists()
     assert not (rhtool.cwd / RUN.replace("seed=0", "seed=1")).exists()

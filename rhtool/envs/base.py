@@ -95,7 +95,7 @@ class Cloning:
     minibatch: int = 1024
     """transitions of one gradient step"""
     lr: float = 1e-3
-    """learning rate of Adam"""
+    """learning rate of Adam at the start; it falls linearly to zero"""
     grad_clip: float | None = None
     """gradients are scaled down to this global norm; null: they are not"""
     entropy: float = 0.0

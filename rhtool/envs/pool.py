@@ -64,13 +64,22 @@ class Pool:
     exchange, closes it.
     """
 
-    def __init__(self, lanes: int, target: str, options: dict[str, Any], metrics: tuple[str, ...], row: np.dtype):
+    def __init__(
+        self,
+        lanes: int,
+        target: str,
+        options: dict[str, Any],
+        metrics: tuple[str, ...],
+        row: np.dtype,
+        modules: tuple[str, ...] = (),
+    ):
         action = row["base_action"]
         self._head = json.dumps(
             {
                 "target": target,
                 "options": encode(options),
                 "metrics": metrics,
+                "modules": [target.partition(":")[0], *modules],
                 "observation": [row["observation"].base.str, row["observation"].shape],
                 "action": [action.base.str, action.shape],
                 # The thread that starts a process is its parent in the eyes of the kernel, and may end before us.

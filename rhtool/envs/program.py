@@ -64,6 +64,9 @@ class ProgramSpec:
     """`module:attribute`, a class or a function that returns a `Program`. Imported by name, once per environment"""
     options: dict[str, Any] = field(default_factory=dict)
     """its keyword arguments: JSON values, or dataclasses of such (tuples arrive as lists in another process)"""
+    modules: tuple[str, ...] = ()
+    """what else to import before the processes of the lanes are forked, once for all of them; like the target's module
+    it must start no threads when it is imported"""
 
 
 class ProgramVectorEnv(VectorEnv):
@@ -231,7 +234,10 @@ class ProgramVectorEnv(VectorEnv):
         spec = self.program()
         arguments = (self.num_envs, spec.target, spec.options, self.metric_names)
         try:
-            self._programs = Pool(*arguments, self._rows.dtype) if self.processes else LocalLanes(*arguments)
+            if self.processes:
+                self._programs = Pool(*arguments, self._rows.dtype, spec.modules)
+            else:
+                self._programs = LocalLanes(*arguments)
         except TypeError as error:
             raise RhtoolError(
                 str(error), f"{name}.program", "give numbers, strings, lists, dicts, dataclasses"

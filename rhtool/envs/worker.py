@@ -1,6 +1,6 @@
 """Programs in processes of their own: what runs there, and the pool that talks to them.
 
-One process, the nursery (`python -m rhtool.envs.worker`), imports the programs' module once and forks a worker for each
+One process, the nursery (`python -m rhtool.envs.worker`), imports the programs' modules once and forks a worker for each
 lane: 64 lanes cost one import, and share its memory. A lane's worker and its environment are the two ends of a socket.
 They speak in fixed-size binary messages; nothing is pickled.
 
@@ -242,8 +242,9 @@ def nursery(control: socket.socket) -> None:
     spec = json.loads(head)
     if spec["parent"] is not None:
         _die_with(spec["parent"])
-    with contextlib.suppress(Exception):  # each worker tries again, and tells its environment what is wrong
-        importlib.import_module(spec["target"].partition(":")[0])
+    for module in spec["modules"]:
+        with contextlib.suppress(Exception):  # each worker tries again, and tells its environment what is wrong
+            importlib.import_module(module)
     gc.collect()
     gc.freeze()  # else the first collection of each worker would copy all that they share
     here, children = os.getpid(), set()

@@ -136,7 +136,7 @@ def sections(rows: pd.DataFrame, keys: Keys | None = None) -> list[Section]:
     found = []
     for (env, group, scale, setting), part in rows.groupby(["env", "group", "scale", rows.tuned.map(setting_of)]):
         done = part[part.status == "done"]
-        base = {name: _by_seed(done, f"base/{key}") for name, key in _compared(keys).items()}
+        base = {name: by_seed(done, f"base/{key}") for name, key in _compared(keys).items()}
         cells = [_cell(cell, keys, base["true"]) for _, cell in part.groupby([*METHOD, "coeff"])]
         section = Section(group, env, scale, sorted(cells, key=_order), setting)
         section.base = {name: estimate(values, keys.statistic) for name, values in base.items() if len(values)}
@@ -166,7 +166,7 @@ def metrics(rows: pd.DataFrame) -> list[str]:
     return [name for name in rows.columns if name not in COLUMNS]
 
 
-def _by_seed(rows: pd.DataFrame, key: str) -> np.ndarray:
+def by_seed(rows: pd.DataFrame, key: str) -> np.ndarray:
     """One value per seed: the runs of a seed are not independent measurements of the base policy. Shape (seeds,)."""
     return pd.Series(column(rows, key)).groupby(rows.seed.to_numpy()).mean().dropna().to_numpy()
 

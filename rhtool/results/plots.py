@@ -18,11 +18,13 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.patheffects import withStroke
+from matplotlib.text import Text
 from matplotlib.ticker import FixedLocator, FuncFormatter, MaxNLocator, NullFormatter, NullLocator
 
 from rhtool.results.cells import DIVERGENCES, ON_TRUE, Cell, Keys, Section, column
 from rhtool.results.rows import curve
 from rhtool.results.statistics import Estimate
+from rhtool.results.tables import interval_name
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -45,6 +47,8 @@ LEADER = 12
 CROWDED = 24
 """with more points than this in a panel, only the first, the last and the best coeff of a method are labelled"""
 OVERS = {"state_action": ("o", "-"), "state": ("s", "--"), "action": ("^", ":")}
+SEED = {"marker": "o", "markersize": 3.2, "alpha": 0.6, "markeredgewidth": 0}
+"""how a single seed is drawn"""
 DPI = 160
 HALO = [withStroke(linewidth=3, foreground="white")]
 
@@ -115,8 +119,10 @@ def _panels(found: list[Section], keys: Keys, x_key: str, x: str, x_label: str) 
             axes.set_ylabel(keys.true.replace("true/return", "true return") + _note(axes, "y"), fontsize=9.5)
         elif _note(axes, "y"):
             axes.set_ylabel(_note(axes, "y").strip(" ()"), fontsize=9.5)
-    handles["seeds"] = Line2D([], [], color=REFERENCE, marker=".", linestyle="none", markersize=5, alpha=0.7)
-    handles["95 % interval"] = Line2D([], [], color=REFERENCE, linewidth=1)
+    handles["seeds"] = Line2D([], [], color=REFERENCE, linestyle="none", **SEED)
+    estimates = [estimate for section in shown for cell in section.cells for estimate in (cell.true, getattr(cell, x))]
+    if any(math.isfinite(estimate.low) for estimate in estimates):
+        handles[interval_name(estimates, keys.statistic)] = Line2D([], [], color=REFERENCE, linewidth=1)
     if any(cell.best for section in shown for cell in section.cells):
         handles["best coeff"] = Line2D(
             [], [], color=INK, marker="$\\mathbf{0.1}$", linestyle="none", markersize=14, markeredgewidth=0
@@ -187,7 +193,7 @@ def _scatter(
             marker, face = ("D", "white") if ON_TRUE in first.tuned else ("X", ink)
         for cell in points:
             values = seeds[cells.index(cell)]
-            axes.plot(*values.T, ".", color=ink, markersize=3.2, alpha=0.4, markeredgewidth=0, zorder=2)
+            axes.plot(*values.T, color=ink, linestyle="none", zorder=2, **SEED)
             lines += _bars(axes, getattr(cell, x), cell.true, ink)
             size = 7.5 if not cell.swept else 6.5
             axes.plot(
@@ -272,6 +278,13 @@ def _nice(ticks: np.ndarray) -> list[float]:
 
 def _quadrants(axes: Axes, x: float, y: float, hacking: bool) -> None:
     """Dashed lines through the base policy; right of it, above is improvement and below is reward hacking."""
+    if hacking:
+        style = {"transform": axes.transAxes, "ha": "right", "fontsize": 9, "fontstyle": "italic", "zorder": 1}
+        names = [
+            axes.text(0.985, 0.98, "improved", va="top", color="#3F6F96", gid="quadrant", **style),
+            axes.text(0.985, 0.02, "reward hacking", va="bottom", color="#B0501B", gid="quadrant", **style),
+        ]
+        _make_room(axes, names, x, y)
     (_, right), (bottom, top) = axes.get_xlim(), axes.get_ylim()
     axes.axhline(y, color=REFERENCE, linewidth=0.9, linestyle=(0, (5, 4)), zorder=1)
     if not hacking:
@@ -280,9 +293,22 @@ def _quadrants(axes: Axes, x: float, y: float, hacking: bool) -> None:
     axes.axvline(x, color=REFERENCE, linewidth=0.9, linestyle=(0, (5, 4)), zorder=1)
     axes.fill_between([x, right], bottom, y, color="#D55E00", alpha=0.07, linewidth=0, zorder=0)
     axes.fill_between([x, right], y, top, color="#0072B2", alpha=0.05, linewidth=0, zorder=0)
-    style = {"transform": axes.transAxes, "ha": "right", "fontsize": 9, "fontstyle": "italic", "zorder": 1}
-    axes.text(0.985, 0.98, "improved", va="top", color="#3F6F96", gid="quadrant", **style)
-    axes.text(0.985, 0.02, "reward hacking", va="bottom", color="#B0501B", gid="quadrant", **style)
+
+
+def _make_room(axes: Axes, names: list[Text], x: float, y: float) -> None:
+    """Move the right, upper and lower limits away from the base policy (x, y) where a quadrant is too small for its name."""
+    renderer = axes.figure.canvas.get_renderer()
+    frame = axes.get_window_extent(renderer)
+    boxes = [name.get_window_extent(renderer) for name in names]
+    # Shares of the panel that the names take, with their distance to its edge and as much again to the dashed lines.
+    width = max(box.width for box in boxes) / frame.width + 0.03
+    height = max(box.height for box in boxes) / frame.height + 0.04
+    for name, value, below, above in (("x", x, 0.0, width), ("y", y, height, height)):
+        scale = getattr(axes, f"{name}axis").get_transform()
+        low, high, at = scale.transform(np.array([*getattr(axes, f"get_{name}lim")(), value]))
+        low = min(low, at - below / (1 - below) * (high - at))
+        high = max(high, at + above / (1 - above) * (at - low))
+        getattr(axes, f"set_{name}lim")(*scale.inverted().transform(np.array([low, high])))
 
 
 def _bars(axes: Axes, x: Estimate, y: Estimate, ink: str) -> list[np.ndarray]:

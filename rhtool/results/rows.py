@@ -18,10 +18,9 @@ from typing import Any
 import pandas as pd
 
 from rhtool.locks import under_way
+from rhtool.records import Damaged, provenance_of, result_of
 from rhtool.results.commands import Command
 
-SCHEMA = 1
-"""the version of result.json that is understood"""
 METHOD = ["group", "env", "scale", "divergence", "over", "tuned"]
 """what runs of one method in one setting have in common"""
 CELL = [*METHOD, "coeff"]
@@ -29,10 +28,6 @@ CELL = [*METHOD, "coeff"]
 COLUMNS = [*CELL, "seed", "task", "experiment", "status", "reason", "steps", "iteration", "seconds", "path", "command"]
 """the columns of `read` that are not metrics; `command` is a `commands.Command` or None"""
 STATUSES = ("done", "running", "interrupted", "failed", "missing", "damaged")
-
-
-class Damaged(Exception):
-    """A file of a run that can't be read as what it should be."""
 
 
 def read(outputs: str | Path) -> pd.DataFrame:
@@ -100,11 +95,11 @@ def _read_run(root: Path, path: Path) -> dict[str, Any]:
     identity |= {"status": "damaged", "command": None}
     metrics: dict[str, float] = {}
     try:
-        record = _record(path)
+        record = _provenance(path)
         if not isinstance(record, Damaged):
             identity |= _identity(record["run"], identity["group"])
             identity["command"] = Command.of(record["attempts"][-1], path)
-        if result := _result(path):
+        if result := result_of(path):
             identity |= _identity(result, identity["group"])
         elif isinstance(record, Damaged):
             raise record
@@ -119,50 +114,19 @@ def _read_run(root: Path, path: Path) -> dict[str, Any]:
                 numbers = {key: _number(value) for key, value in result["metrics"].items() if key not in COLUMNS}
                 metrics = {key: value for key, value in numbers.items() if value is not None}
     except Damaged as error:
-        identity["reason"] = str(error)
+        identity["reason"] = error.what
     return {"identity": identity, "metrics": metrics}
 
 
-def _record(path: Path) -> dict[str, Any] | Damaged:
+def _provenance(path: Path) -> dict[str, Any] | Damaged:
     """The content of provenance.json, or why it can't be read: result.json alone says enough of a run that has ended."""
     try:
-        record = _object(path / "provenance.json")
+        record = provenance_of(path)
     except Damaged as error:
         return error
-    if record is None:
-        return Damaged("there is no provenance.json")
-    if (
-        not isinstance(record.get("run"), dict)
-        or not record.get("attempts")
-        or not isinstance(record["attempts"], list)
-    ):
-        return Damaged("provenance.json: not one that this version of rhtool wrote")
+    if not record or not isinstance(record.get("run"), dict) or not record["attempts"]:
+        return Damaged("provenance.json does not say which run this is" if record else "there is no provenance.json")
     return record
-
-
-def _object(path: Path) -> dict[str, Any] | None:
-    """A JSON object from a file, None if there is none. Raises `Damaged` if it is something else."""
-    try:
-        found = json.loads(path.read_bytes())
-    except FileNotFoundError:
-        return None
-    except (OSError, ValueError) as error:
-        raise Damaged(f"{path.name}: {error}") from error
-    if not isinstance(found, dict):
-        raise Damaged(f"{path.name}: not one that rhtool wrote")
-    return found
-
-
-def _result(path: Path) -> dict[str, Any] | None:
-    """The content of result.json, None if there is none. Raises `Damaged` if it can't be one."""
-    result = _object(path / "result.json")
-    if result is None:
-        return None
-    if result.get("schema") != SCHEMA:
-        raise Damaged(f"result.json: schema {result.get('schema')}, this version reads {SCHEMA}")
-    if result.get("status") not in ("done", "failed") or not isinstance(result.get("metrics"), dict):
-        raise Damaged("result.json: no status and metrics in it")
-    return result
 
 
 def _identity(run: dict[str, Any], group: str) -> dict[str, Any]:

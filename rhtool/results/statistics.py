@@ -5,6 +5,7 @@ Agarwal et al. 2021, "Deep Reinforcement Learning at the Edge of the Statistical
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
@@ -67,6 +68,17 @@ def interval(
     drawn = [values[rng.integers(len(values), size=(resamples, len(values)))] for values in strata]
     low, high = np.quantile(statistic(np.concatenate(drawn, axis=-1)), [(1 - level) / 2, (1 + level) / 2])
     return float(low), float(high)
+
+
+def is_range(n: int, statistic: str = "iqm", level: float = LEVEL) -> bool:
+    """Whether the percentile interval from `n` distinct values only reaches from the lowest of them to the highest.
+
+    It does when a resample's statistic is the lowest value with more than half the probability that the interval leaves
+    out: when enough of its n draws, each the lowest with probability 1 / n, are.
+    """
+    enough = n - n // 4 if statistic == "iqm" else n // 2 + 1
+    lowest = sum(math.comb(n, k) * (1 / n) ** k * (1 - 1 / n) ** (n - k) for k in range(enough, n + 1))
+    return lowest > (1 - level) / 2
 
 
 def estimate(values: ArrayLike, statistic: str = "iqm", resamples: int = 2000) -> Estimate:

@@ -6,20 +6,24 @@ import math
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
+import numpy as np
 import pandas as pd
 
-from rhtool.results.cells import Cell, Keys, Section, column, metrics
+from rhtool.results.cells import Cell, Keys, Section, by_seed, column, metrics
 from rhtool.results.commands import commands
 from rhtool.results.rows import STATUSES
-from rhtool.results.statistics import FEWEST, Estimate, estimate, improvement
+from rhtool.results.statistics import FEWEST, Estimate, estimate, improvement, is_range
 
 if TYPE_CHECKING:
     from rich.console import Console
 
 NAMES = {"iqm": "IQM", "median": "median"}
 BEST = "*"
+ENV = "env/"
+"""what the keys of the metrics begin with that an environment reports of its own"""
+OWN = "the environment's own metrics, mean over seeds"
 
 
 @dataclass
@@ -44,10 +48,8 @@ def lines(section: Section) -> list[Line]:
         rest = (section.base.get(name, Estimate()) for name in ("proxy", "correlation"))
         found.append(Line("base policy", "", section.base["true"], *rest, zero, "", ""))
     for cell in section.cells:
-        coeff = f"{cell.coeff:g}{BEST if cell.best else ''}" if cell.swept or cell.coeff else ""
-        found.append(
-            Line(cell.label, coeff, cell.true, cell.proxy, cell.correlation, cell.measured, cell.hacked, cell.status)
-        )
+        estimates = cell.true, cell.proxy, cell.correlation, cell.measured
+        found.append(Line(cell.label, _coeff(cell), *estimates, cell.hacked, cell.status))
     return found
 
 
@@ -55,7 +57,8 @@ def footnotes(keys: Keys) -> list[str]:
     """How to read the numbers."""
     return [
         f"n: finished seeds. {NAMES[keys.statistic]} of {keys.true} and {keys.proxy} over seeds, with 95 % bootstrap "
-        f"percentile intervals; none for n < {FEWEST}.",
+        f"percentile intervals; for n = {FEWEST} to {_most(keys.statistic)} such an interval is no more than the range "
+        f"from the lowest to the highest seed; none for n < {FEWEST}.",
         f"{BEST} best coeff of its method: the highest {NAMES[keys.statistic]} of the true return among the cells "
         "whose seeds are all done. Choosing by the true reward is an oracle choice, as in the paper: who has "
         "only the proxy cannot make it.",
@@ -63,6 +66,16 @@ def footnotes(keys: Keys) -> list[str]:
         "Definition 4.2), no if either is not, with the whole interval of the difference to the base policy; unclear "
         "otherwise.",
     ]
+
+
+def interval_name(estimates: Iterable[Estimate], statistic: str) -> str:
+    """What the intervals of these estimates are: "95 % CI", "range" (from few seeds they are no more), or either."""
+    kinds = {is_range(e.n, statistic) for e in estimates if math.isfinite(e.low)} or {False}
+    return " or ".join(name for kind, name in ((True, "range"), (False, "95 % CI")) if kind in kinds)
+
+
+def _most(statistic: str) -> int:
+    return max(n for n in range(FEWEST, 20) if is_range(n, statistic))
 
 
 def unfinished(section: Section) -> tuple[list[str], list[str]]:
@@ -111,11 +124,12 @@ def texts(section: Section, keys: Keys, proxy_interval: bool = True) -> tuple[li
     true, proxy, measured = (
         formatter(getattr(line, name).value for line in rows) for name in ("true", "proxy", "measured")
     )
+    kind = interval_name((line.true for line in rows), keys.statistic)
     columns: dict[str, list[str]] = {
         "method": [line.method for line in rows],
         "coeff": [line.coeff for line in rows],
         "n": [str(line.true.n) for line in rows],
-        f"true {NAMES[keys.statistic]} [95 % CI]": [with_interval(line.true, true) for line in rows],
+        f"true {NAMES[keys.statistic]} [{kind}]": [with_interval(line.true, true) for line in rows],
         "proxy": [with_interval(line.proxy, proxy) if proxy_interval else proxy(line.proxy.value) for line in rows],
         "correlation": [f"{line.correlation.value:.2f}" if line.correlation.n else "-" for line in rows],
         keys.divergence.rpartition("/")[2]: [measured(line.measured.value) for line in rows],
@@ -126,6 +140,51 @@ def texts(section: Section, keys: Keys, proxy_interval: bool = True) -> tuple[li
     return list(kept), [list(row) for row in zip(*kept.values(), strict=True)]
 
 
+def own(section: Section) -> list[tuple[str, str, dict[str, float]]]:
+    """`(method, coeff, {name: value})` of the environment's own metrics `env/<name>`, means over the seeds: of the base
+    policy (`base/env/<name>`) if it was measured, then of every cell. Empty where no run has any."""
+    runs = pd.concat([cell.runs for cell in section.cells])
+    runs = runs[runs.status == "done"]
+    keys = [key.removeprefix("base/") for key in metrics(runs) if runs[key].notna().any()]
+    names = sorted({key.removeprefix(ENV) for key in keys if key.startswith(ENV)})
+    base = {name: _mean(by_seed(runs, f"base/{ENV}{name}")) for name in names}
+    found = [("base policy", "", base)] if any(map(math.isfinite, base.values())) else []
+    for cell in section.cells if names else ():
+        done = cell.runs[cell.runs.status == "done"]
+        found.append((cell.label, _coeff(cell), {name: _mean(column(done, ENV + name)) for name in names}))
+    return found
+
+
+def own_texts(section: Section) -> tuple[list[str], list[list[str]]]:
+    """The header and the rows of the table of `own` as strings, both empty where there is nothing in it."""
+    found = own(section)
+    names = list(found[0][2]) if found else []
+    writers = {name: formatter(values[name] for _, _, values in found) for name in names}
+    rows = [[method, coeff, *(writers[name](values[name]) for name in names)] for method, coeff, values in found]
+    return ["method", "coeff", *names] if found else [], rows
+
+
+def _coeff(cell: Cell) -> str:
+    return f"{cell.coeff:g}{BEST if cell.best else ''}" if cell.swept or cell.coeff else ""
+
+
+def _mean(values: np.ndarray) -> float:
+    finite = values[np.isfinite(values)]
+    return float(finite.mean()) if len(finite) else math.nan
+
+
+def _chunks(header: list[str], rows: list[list[str]], width: int) -> Iterable[list[int]]:
+    """The columns after the first two, as many at a time as fit beside those."""
+    widths = [max(len(row[i]) for row in [header, *rows]) + 2 for i in range(len(header))]
+    chunk: list[int] = []
+    for i in range(2, len(header)):
+        if chunk and sum(widths[j] for j in (0, 1, *chunk, i)) > width:
+            yield chunk
+            chunk = []
+        chunk.append(i)
+    yield chunk
+
+
 def show(found: list[Section], keys: Keys, console: Console) -> None:
     """Print the sections. At less than 120 columns the interval of the proxy is left to the files."""
     from rich import box
@@ -133,20 +192,25 @@ def show(found: list[Section], keys: Keys, console: Console) -> None:
     from rich.text import Text
 
     colours = {"yes": "bold red", "no": "green"}
-    for section in found:
-        header, rows = texts(section, keys, proxy_interval=console.width >= 120)
-        table = Table(
-            title=section.title, title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0)
-        )
+
+    def print_table(title: str, header: list[str], rows: list[list[str]]) -> None:
+        table = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0))
         for name in header:
             short = {"correlation": "corr"}.get(name, name)
             left = name in ("method", "hacked?", "status")
-            table.add_column(short, justify="left" if left else "right", no_wrap=name not in ("method", "status"))
+            table.add_column(Text(short), justify="left" if left else "right", no_wrap=name not in ("method", "status"))
         for row in rows:
             best = row[1].endswith(BEST) if header[1] == "coeff" else False
             cells = [Text(text, style=colours.get(text, "")) for text in row]
             table.add_row(*cells, style="bold" if best else "dim" if row[0] == "base policy" else "")
         console.print(table)
+
+    for section in found:
+        print_table(section.title, *texts(section, keys, proxy_interval=console.width >= 120))
+        header, rows = own_texts(section)
+        for chunk in _chunks(header, rows, console.width) if rows else ():
+            shown = [[row[i] for i in (0, 1, *chunk)] for row in [header, *rows]]
+            print_table(f"{section.title}: {OWN}", shown[0], shown[1:])
         said, finish = unfinished(section)
         if said:
             console.print("\n".join(["Not done:", *(f"  {line}" for line in said)]), highlight=False, markup=False)
@@ -163,16 +227,10 @@ def markdown(found: list[Section], keys: Keys, pictures: Iterable[str] = ()) -> 
     """The report as Markdown; `pictures` are the names of files beside it."""
     parts = ["# Report\n"]
     for section in found:
-        header, rows = texts(section, keys)
-        left = {"method", "hacked?", "status"}
         parts.append(f"## {section.title}\n")
-        table = ["| " + " | ".join(header) + " |"]
-        table.append("|" + "|".join(":--" if name in left else "--:" for name in header) + "|")
-        for row in rows:
-            best = len(row) > 1 and row[1].endswith(BEST)
-            escaped = [text.replace("|", "\\|").replace("*", "\\*") for text in row]
-            table.append("| " + " | ".join(f"**{text}**" if best and text else text for text in escaped) + " |")
-        parts.append("\n".join(table) + "\n")
+        parts.append(_markdown_table(*texts(section, keys)))
+        if (own_table := own_texts(section))[1]:
+            parts += [f"### {section.title}: {OWN}\n", _markdown_table(*own_table)]
         said, finish = unfinished(section)
         if said:
             parts.append("Not done:\n\n" + "\n".join("- " + line.replace("*", "\\*") for line in said) + "\n")
@@ -183,24 +241,37 @@ def markdown(found: list[Section], keys: Keys, pictures: Iterable[str] = ()) -> 
     return "\n".join(parts)
 
 
+def _markdown_table(header: list[str], rows: list[list[str]]) -> str:
+    left = {"method", "hacked?", "status"}
+    table = ["| " + " | ".join(header) + " |"]
+    table.append("|" + "|".join(":--" if name in left else "--:" for name in header) + "|")
+    for row in rows:
+        best = len(row) > 1 and row[1].endswith(BEST)
+        escaped = [text.replace("|", "\\|").replace("*", "\\*") for text in row]
+        table.append("| " + " | ".join(f"**{text}**" if best and text else text for text in escaped) + " |")
+    return "\n".join(table) + "\n"
+
+
 def frame(found: list[Section], keys: Keys) -> pd.DataFrame:
     """One row per cell, and one per section for the base policy, with unrounded numbers.
 
     `true`, `proxy`, `correlation` and `measured` carry the chosen statistic and its interval (`true_low`, `true_high`),
     `true_median` and `true_iqm` both; then the number of seeds in each state, and the chosen statistic of every metric
-    under its own key.
+    under its own key; of the environment's own (`env/…`) the mean, also of the base policy.
     """
     table = []
     for section in found:
         where = {"env": section.env, "group": section.group, "scale": section.scale}
+        means = [{ENV + name: value for name, value in values.items()} for _, _, values in own(section)]
+        of_cells = means[-len(section.cells) :] or [{} for _ in section.cells]
         if "true" in section.base:
-            base = {name: value for name, value in section.base.items()}
-            table.append(where | {"method": "base policy", "n": base["true"].n} | _spread(base))
+            row = where | {"method": "base policy", "n": section.base["true"].n} | _spread(section.base)
+            table.append(row | (means[0] if len(means) > len(of_cells) else {}))
         plain = section.unregularised
-        for cell in section.cells:
+        for cell, mean in zip(section.cells, of_cells, strict=True):
             done = cell.runs[cell.runs.status == "done"]
             values = column(done, keys.true)
-            row: dict[str, Any] = where | {"method": cell.label, "task": cell.task, "divergence": cell.divergence}
+            row = where | {"method": cell.label, "task": cell.task, "divergence": cell.divergence}
             row |= {"over": cell.over, "tuned": " ".join(cell.tuned), "coeff": cell.coeff, "best": cell.best}
             row |= {"n": cell.true.n, "hacked": cell.hacked, "improvement_over_base": cell.improvement}
             row["improvement_over_unregularised"] = _improvement(cell, plain, keys)
@@ -208,7 +279,7 @@ def frame(found: list[Section], keys: Keys) -> pd.DataFrame:
             row |= _spread({"measured": cell.measured})
             row |= {f"true_{name}": estimate(values, name, resamples=0).value for name in ("iqm", "median")}
             row |= {status: int((cell.runs.status == status).sum()) for status in STATUSES}
-            row |= {key: estimate(column(done, key), keys.statistic, resamples=0).value for key in metrics(done)}
+            row |= {key: estimate(column(done, key), keys.statistic, resamples=0).value for key in metrics(done)} | mean
             table.append(row)
     return pd.DataFrame(table)
 

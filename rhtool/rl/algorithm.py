@@ -12,7 +12,6 @@ from __future__ import annotations
 
 from typing import Any
 
-import torch
 from ray.rllib.algorithms.algorithm import Algorithm
 from ray.rllib.algorithms.algorithm_config import AlgorithmConfig
 from ray.tune import Trainable
@@ -21,6 +20,7 @@ from rhtool.checkpoints import Checkpoints
 from rhtool.config import compose
 from rhtool.rl.orpo import Orpo
 from rhtool.rl.policy import Policy
+from rhtool.rl.process import set_up
 
 
 class OrpoAlgorithmConfig(AlgorithmConfig):
@@ -53,7 +53,7 @@ class OrpoAlgorithm(Algorithm):
         """Compose the run, load its base policies, make the loop."""
         run = compose("task=orpo", *config.overrides, f"coeff={config.coeff}", f"seed={config.seed or 0}")
         run.task.check(run)
-        torch.set_num_threads(run.task.threads)
+        set_up(run.task.threads)
         bases = (
             [Policy.load_for(run.env, path) for path in run.task.base_paths(run)] if run.task.needs_base(run) else []
         )

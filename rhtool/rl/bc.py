@@ -34,7 +34,8 @@ class BcLoss:
 
 
 class Bc:
-    """The state of one run of behaviour cloning; `iteration` is one pass over the demonstrations.
+    """The state of one run of behaviour cloning; `iteration` is one pass over the demonstrations. The learning rate falls
+    linearly to zero over the passes.
 
     Args:
         run: seed and the task's hyperparameters (`rhtool.tasks.bc.Bc`).
@@ -55,7 +56,7 @@ class Bc:
         columns = {key: demonstrations[key] for key in ("obs", "actions")}
         self.training = {key: column[~held_out] for key, column in columns.items()}
         self.validation = {key: column[held_out] for key, column in columns.items()}
-        self.steps = 0
+        self.steps = self.passes = 0
 
     def iteration(self) -> dict[str, float]:
         """One pass over the training episodes; returns its metrics."""
@@ -65,11 +66,12 @@ class Bc:
             self.training,
             num_epochs=1,
             minibatch_size=task.minibatch,
-            lr=task.lr,
+            lr=task.lr * (1 - self.passes / task.passes),
             coefficients={"entropy": task.entropy},
         )
         metrics = {key.replace("gradient_norm", "bc/gradient_norm"): value for key, value in metrics.items()}
         self.steps += len(self.training["obs"])
+        self.passes += 1
         self.policy.weights = self.updater.weights("policy")
         if len(self.validation["obs"]):
             inputs, actions = self.policy.dist_inputs(self.validation["obs"]), self.validation["actions"]
@@ -85,11 +87,11 @@ class Bc:
         return {
             "policy": {"spec": self.policy.spec(), "weights": self.updater.weights("policy")},
             "learner": self.updater.get_state(),
-            "steps": self.steps,
+            "counts": [self.steps, self.passes],
         }
 
     def set_state(self, state: dict[str, Any]) -> None:
         """The inverse of `get_state`."""
         self.updater.set_state(state["learner"])
         self.policy.weights = self.updater.weights("policy")
-        self.steps = state["steps"]
+        self.steps, self.passes = state["counts"]

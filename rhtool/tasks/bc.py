@@ -57,12 +57,11 @@ class Bc(Cloning, Task):
 
     def run(self, run: Run) -> dict[str, float]:
         """Collect demonstrations, fit, evaluate."""
-        import torch
-
         from rhtool.rl import bc, demonstrations, evaluation
         from rhtool.rl.policy import interface_of
+        from rhtool.rl.process import set_up
 
-        torch.set_num_threads(self.threads)
+        set_up(self.threads)
         interface = interface_of(run.env)
         columns = demonstrations.collect(run.env, interface, self, run.seed)
         work = bc.Bc(run, interface, columns)

@@ -20,6 +20,8 @@ from rhtool.tasks.ls import EXTRAS, installed
 GIGABYTE = 1e9
 ENOUGH = 5
 """GB free under `outputs` below which doctor warns"""
+SUMO = ["eclipse-sumo", "libsumo", "traci"]
+"""the simulator, itself as a library, and itself behind a socket: all of the extra `traffic`"""
 
 Line = tuple[bool, str, str, str]
 """(all is well, what was looked at, what was found, the command that mends it)"""
@@ -94,8 +96,9 @@ def gpu() -> Line:
 
 def programs() -> Iterator[Line]:
     """Simulators and schedulers."""
-    sumo = installed("traffic") or bool(shutil.which("sumo"))
-    yield sumo, "SUMO", "found" if sumo else "missing", "pip install 'rhtool[traffic]'"
+    simulator = {name: version for name, version in versions(SUMO).items() if name in SUMO}
+    found = ", ".join(f"{name} {version or 'missing'}" for name, version in simulator.items())
+    yield all(simulator.values()), "SUMO", found, "pip install 'rhtool[traffic]'"
     if sbatch := shutil.which("sbatch"):
         mend = "pip install 'rhtool[slurm]'"
         yield installed("slurm"), "SLURM", sbatch, mend

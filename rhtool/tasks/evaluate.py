@@ -55,12 +55,11 @@ class Evaluate(Task):
 
     def run(self, run: Run) -> dict[str, float]:
         """Roll out, measure, save."""
-        import torch
-
         from rhtool.rl import evaluation
         from rhtool.rl.policy import Policy
+        from rhtool.rl.process import set_up
 
-        torch.set_num_threads(self.threads)
+        set_up(self.threads)
         policy, base = (Policy.load_for(run.env, path) for path in self.paths(run))
         target = run.path / "rollouts.parquet" if self.rollouts else None
         return evaluation.evaluate(

@@ -125,13 +125,12 @@ class Orpo(Training, Task):
 
     def run(self, run: Run) -> dict[str, float]:
         """Train, evaluate, compare with the base policy."""
-        import torch
-
         from rhtool.rl import evaluation
         from rhtool.rl.orpo import Orpo as Algorithm
         from rhtool.rl.policy import Policy
+        from rhtool.rl.process import set_up
 
-        torch.set_num_threads(self.threads)
+        set_up(self.threads)
         paths = self.base_paths(run)
         bases = [Policy.load_for(run.env, path) for path in paths] if self.needs_base(run) else []
         away = run.coeff * (self.base_weights[0] if self.base_weights else 1.0) < 0

@@ -1,4 +1,5 @@
-"""One patient in plain Python, read off the description of the model: dictionaries, lists, tanh, a minute at a time."""
+"""One patient in plain Python, read off the description of the model: dictionaries, lists, tanh, a minute at a time; and what
+the tests of the environment have in common."""
 
 from __future__ import annotations
 
@@ -11,7 +12,7 @@ from scipy.integrate import solve_ivp
 from scipy.interpolate import interp1d
 from scipy.stats import truncnorm
 
-from rhtool.envs.glucose import patients
+from rhtool.envs.glucose import Glucose, patients, scenario
 
 DATA = Path(__file__).resolve().parents[1] / "data" / "glucose"
 
@@ -139,3 +140,26 @@ def noise(seed: int, samples: int) -> list[float]:
         last = nodes[-1]
         out += interp1d(np.arange(11) * 15, nodes, kind="cubic")(np.arange(1, 51) * 3).tolist()
     return out[:samples]
+
+
+def feed(env, meals) -> None:
+    """Replace the meals of all lanes by (minute, grams)."""
+    env.meal_time[:], env.meal_size[:] = scenario.NEVER, 0.0
+    for k, (minute, grams) in enumerate(meals):
+        env.meal_time[:, k], env.meal_size[:, k] = minute, grams
+
+
+def made(lanes: int = 1, seed: int = 0, meals: list | None = None, **fields):
+    """An environment that was reset, with the meals given."""
+    env = Glucose(**{"meal_seed": 0, **fields}).make_vec(lanes, seed=seed, autoreset_mode="Disabled")
+    env.reset()
+    if meals is not None:
+        feed(env, meals)
+    return env
+
+
+def act(env, value: float, steps: int = 1):
+    """Several steps at one action; the last one's results."""
+    for _ in range(steps):
+        out = env.step(np.full((env.num_envs, 1), value, np.float32))
+    return out

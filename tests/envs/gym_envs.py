@@ -52,13 +52,12 @@ class From5(gymnasium.Env):
 
     def reset(self, *, seed=None, options=None):
         super().reset(seed=seed)
-        return np.float64(5.0), {}
+        return np.array(5.0), {}
 
     def step(self, action):
         if self.fails == "step":
             raise RuntimeError("the wheels came off")
-        self.count = 1 if self.fails == "forgets" and not hasattr(self, "count") else getattr(self, "count", 0)
-        return np.float64(action), float(self.count), False, False, {"score": float(action), "gone": {}}
+        return np.array(float(action)), 0.0, False, False, {"score": float(action), "gone": {}}
 
 
 class Odd(gymnasium.Env):

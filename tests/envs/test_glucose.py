@@ -10,7 +10,7 @@ import pytest
 
 from rhtool.envs.glucose import REWARDS, Glucose, kernel, patients, rewards, scenario
 from tests.conftest import ROOT
-from tests.envs.glucose_reference import DATA, Reference, lsoda, meals, noise, table
+from tests.envs.glucose_reference import DATA, Reference, feed, lsoda, meals, noise, table
 
 ADULT = patients.names().index("adult#001")
 
@@ -20,13 +20,6 @@ def advance(env, rate: float) -> dict[str, float]:
     proxy, true, _ = env._step(np.array([[rate / env._scale[0]]]), env._everyone)
     env._elapsed += 1
     return {"proxy": proxy[0], "true": true[0], **{key: value[0] for key, value in env._metrics().items()}}
-
-
-def feed(env, meals) -> None:
-    """Replace the meals of all lanes by (minute, grams)."""
-    env.meal_time[:], env.meal_size[:] = scenario.NEVER, 0.0
-    for k, (minute, grams) in enumerate(meals):
-        env.meal_time[:, k], env.meal_size[:, k] = minute, grams
 
 
 def test_fixed_inputs_give_the_exact_solution_and_nearly_the_original_s():

@@ -44,7 +44,7 @@ def write_run(
         overrides += [f"divergence={divergence}", *(f"{k}={v}" for k, v in tuned.items())]
         overrides += [f"coeff={coeff:g}", f"seed={seed}"]
     attempt = {"directory": str(root), "dir": str(path), "overrides": overrides, "config_dirs": [], "plugins": ""}
-    (path / "provenance.json").write_text(json.dumps({"schema": 1, "run": run, "attempts": [attempt]}))
+    (path / "provenance.json").write_text(json.dumps({"schema": 1, "identity": {}, "run": run, "attempts": [attempt]}))
     options = f"# task={group} env={env} divergence={divergence} scale={scale} logger=none\n"
     config = f"{options}task: {{iterations: 3}}\ndivergence: {{over: {over}}}\ncoeff: {coeff}\nseed: {seed}\n"
     (path / "config.yaml").write_text(config)

@@ -124,3 +124,46 @@ def test_divergences_have_distinct_colours():
     names = [*plots.DIVERGENCES]
     assert len({plots.colour(name) for name in names}) == len(names)
     assert plots.colour("renyi") == plots.colour("renyi")
+
+
+@pytest.mark.parametrize("side", ["right", "above", "below", "all but left", "far right"])
+def test_a_quadrants_name_is_in_its_quadrant_however_narrow(tmp_path, side):
+    base = {"right": (5.0, 9.95), "above": (9.98, 5.0), "below": (0.02, 5.0)}.get(side, (5.0, 10.0))
+    far = -3000.0 if side == "far right" else 0.0  # on an asinh scale
+    for seed, (true, proxy) in enumerate([(0.0, far), (3.0, 4.0), (10.0, 9.9 if base[1] > 9 else 10.0)]):
+        for coeff in (0.1, 0.2):
+            write_run(tmp_path, coeff=coeff, seed=seed, metrics=returns(true, proxy + coeff / 10, base))
+    figure = plots.frontier(sections(read(tmp_path)), KEYS)
+    figure.canvas.draw()
+    (axes,) = figure.axes
+    x, y = axes.transData.transform(base[::-1])
+    boxes = {t.get_text(): t.get_window_extent() for t in axes.texts if t.get_gid() == "quadrant"}
+    assert boxes["improved"].x0 > x + 2 and boxes["reward hacking"].x0 > x + 2
+    assert boxes["improved"].y0 > y + 2 and boxes["reward hacking"].y1 < y - 2
+    seeds = [line for line in axes.lines if line.get_marker() == "o" and len(line.get_xdata()) == 3]
+    (left, right), (bottom, top) = axes.get_xlim(), axes.get_ylim()
+    for line in seeds:  # nothing was lost by it
+        assert left < min(line.get_xdata()) and max(line.get_xdata()) < right
+        assert bottom < min(line.get_ydata()) and max(line.get_ydata()) < top
+    assert len(seeds) == 2
+
+
+def test_seeds_can_be_seen_on_paper(found):
+    from matplotlib.colors import to_rgb
+
+    figure = plots.frontier(found, KEYS)
+    (dots,) = [h for h in figure.legends[0].legend_handles if h.get_linestyle() == "None" and h.get_marker() == "o"]
+    for line in figure.axes[0].lines:
+        if line.get_linestyle() == "None" and line.get_marker() == "o" and line.get_alpha():
+            on_white = 1 - line.get_alpha() * (1 - np.array(to_rgb(line.get_color())))
+            assert line.get_markersize() >= 3 and on_white.mean() < 0.75  # of 1, white
+            assert (line.get_markersize(), line.get_alpha()) == (dots.get_markersize(), dots.get_alpha())
+
+
+@pytest.mark.parametrize(("seeds", "name"), [(3, "range"), (5, "95 % CI"), (2, None)])
+def test_the_legend_says_what_the_intervals_are(tmp_path, seeds, name):
+    for seed in range(seeds):
+        write_run(tmp_path, seed=seed, metrics=returns(seed, seed))
+    figure = plots.frontier(sections(read(tmp_path)), KEYS)
+    names = {text.get_text() for text in figure.legends[0].get_texts()}
+    assert names & {"range", "95 % CI", "95 % interval"} == ({name} if name else set())

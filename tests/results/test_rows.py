@@ -120,10 +120,11 @@ def test_a_result_speaks_for_a_run_whose_provenance_is_lost(tmp_path):
         ("result.json", "{", "result.json"),
         ("result.json", "[1]", "result.json"),
         ("result.json", '{"schema": 99, "status": "done"}', "schema 99"),
-        ("result.json", '{"schema": 1, "status": "odd"}', "status"),
+        ("result.json", '{"schema": 1, "status": "done"}', "no metrics in it"),
+        ("result.json", '{"schema": 1, "status": "odd", "metrics": {}}', "status is 'odd'"),
         ("result.json", b"\xff\xfe\x00", "result.json"),
         ("provenance.json", '{"schema": 1', "provenance.json"),
-        ("provenance.json", '{"schema": 1, "run": {"seed": 1}, "attempts": []}', "provenance.json"),
+        ("provenance.json", '{"schema": 1, "identity": {}, "run": {"seed": 1}, "attempts": []}', "which run"),
         ("provenance.json", None, "no provenance.json"),
     ],
 )

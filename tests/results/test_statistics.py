@@ -8,7 +8,7 @@ import scipy.stats
 from hypothesis import given
 from hypothesis import strategies as st
 
-from rhtool.results.statistics import estimate, improvement, interval, iqm, median
+from rhtool.results.statistics import estimate, improvement, interval, iqm, is_range, median
 
 NUMBERS = st.lists(st.floats(-1e6, 1e6), min_size=1, max_size=40)
 
@@ -34,6 +34,15 @@ def test_interval_agrees_with_scipys_percentile_bootstrap(statistic, n):
     ).confidence_interval
     ours = interval([values], statistic, resamples=20000)
     assert ours == pytest.approx((theirs.low, theirs.high), abs=0.05 * np.ptp(values))
+
+
+@pytest.mark.parametrize("statistic", ["iqm", "median"])
+def test_from_few_values_the_interval_is_their_range(statistic):
+    for n in range(3, 12):
+        values = np.random.default_rng(n).normal(size=n)
+        found = estimate(values, statistic)
+        assert is_range(n, statistic) == ((found.low, found.high) == (values.min(), values.max())), n
+    assert is_range(3, statistic) and not is_range(6, statistic)
 
 
 def test_interval_covers_about_as_often_as_it_says():

@@ -176,3 +176,60 @@ def test_frame_round_trips_through_csv(tmp_path):
     table.to_csv(tmp_path / "t.csv", index=False, float_format="%.10g")
     back = pd.read_csv(tmp_path / "t.csv")
     np.testing.assert_allclose(back.true, table.true, rtol=1e-9)
+
+
+@pytest.mark.parametrize(("seeds", "name"), [(3, "range"), (6, "95 % CI"), (2, "95 % CI")])
+def test_an_interval_is_called_what_it_is(tmp_path, seeds, name):
+    sweep(tmp_path, 0.1, range(seeds), range(seeds))
+    text = tables.markdown([only(tmp_path)], KEYS)
+    assert f"| true IQM [{name}] |" in text and "for n = 3 to 4 such an interval is no more than the range" in text
+    out = io.StringIO()
+    tables.show([only(tmp_path)], KEYS, Console(file=out, width=100))
+    assert f"true IQM [{name}]" in out.getvalue()
+    median = Keys(statistic="median")
+    assert "for n = 3 to 5 such" in tables.markdown([only(tmp_path, median)], median)
+    sweep(tmp_path, 0.2, range(6), range(6))
+    assert ("range or 95 % CI" in tables.markdown([only(tmp_path)], KEYS)) == (seeds == 3)
+
+
+def test_the_environments_own_metrics_have_a_table_of_their_own(tmp_path):
+    for seed in range(3):
+        own = {"env/bg": 100.0 + seed, "env/hypoglycemic": [0.0, 0.1, 0.5][seed]}
+        base = {"base/env/bg": 90.0 + seed, "base/env/hypoglycemic": 0.02}
+        write_run(tmp_path, env="glucose", coeff=0.1, seed=seed, metrics=returns(7, 8, **own, **base))
+        write_run(tmp_path, env="glucose", coeff=0.2, seed=seed, metrics=returns(6, 8, **{"env/bg": 50.0}, **base))
+    write_run(tmp_path, env="glucose", coeff=0.5, seed=0, status="failed")
+    section = only(tmp_path)
+    assert tables.own_texts(section) == (
+        ["method", "coeff", "bg", "hypoglycemic"],
+        [
+            ["base policy", "", "91.0", "0.0200"],  # mean, and not the interquartile one
+            ["sqrt_chi2", "0.1*", "101.0", "0.2000"],
+            ["sqrt_chi2", "0.2", "50.0", "-"],
+            ["sqrt_chi2", "0.5", "-", "-"],
+        ],
+    )
+    text = tables.markdown([section], KEYS)
+    assert "### glucose (orpo): the environment's own metrics, mean over seeds" in text
+    assert "| method | coeff | bg | hypoglycemic |" in text and "| base policy |  | 91.0 | 0.0200 |" in text
+    assert "| **sqrt_chi2** | **0.1\\*** | **101.0** | **0.2000** |" in text
+    table = tables.frame([section], KEYS)
+    assert table["env/bg"].tolist()[:3] == [91, 101, 50] and np.isnan(table["env/bg"][3])
+    assert table["env/hypoglycemic"][1] == pytest.approx(0.2)
+
+
+def test_without_metrics_of_its_own_an_environment_has_no_such_table(tmp_path):
+    sweep(tmp_path, 0.1, [6], [7])
+    assert tables.own_texts(only(tmp_path)) == ([], [])
+    assert "own metrics" not in tables.markdown([only(tmp_path)], KEYS)
+    assert not [name for name in tables.frame([only(tmp_path)], KEYS) if name.startswith("env/")]
+
+
+def test_many_metrics_are_shown_in_tables_that_fit(tmp_path):
+    names = [f"a_metric_with_quite_a_long_name_{i}" for i in range(9)]
+    write_run(tmp_path, metrics=returns(7, 8, **{f"env/{name}": 1.5 for name in names}))
+    out = io.StringIO()
+    tables.show([only(tmp_path)], KEYS, Console(file=out, width=100))
+    lines = out.getvalue().splitlines()
+    assert max(map(len, lines)) <= 100 and all(sum(name in line for line in lines) == 1 for name in names)
+    assert sum("own metrics" in line for line in lines) == 5 and "…" not in out.getvalue()

@@ -40,7 +40,7 @@ def _reward(default: str) -> str:
 
 @dataclass
 class Glucose(Env):
-    """Dose insulin for a patient with type 1 diabetes; the proxy is the expected cost in dollars, the true reward health."""
+    """Dose insulin for a patient with type 1 diabetes; the proxy is what it costs, the true reward the patient's health."""
 
     patient: str = "adult#001"
     """who: a name (adolescent#001 to #010, adult#001 to #010, child#001 to #010), a group (adult, adolescent, child, all),

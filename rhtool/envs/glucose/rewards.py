@@ -20,10 +20,10 @@ With BG and CGM the means of a step (mg/dL, BG at least 1 in the risks), ' the s
     target_bg               -|CGM - 120|
     bg_high, cgm_high       BG, CGM;  cgm_low: -CGM
 
-Magni et al., "Evaluating the efficacy of closed-loop glucose regulation via control-variability grid analysis", J. Diabetes
-Sci. Technol. 2(4), 2008; Kovatchev et al., "Symmetrization of the blood glucose measurement scale and its applications",
-Diabetes Care 20(11), 1997; Cameron et al., "Extended multiple model prediction with application to blood glucose
-regulation", J. Process Control 22(8), 2012. The rest: RL4BG and its descendants.
+The formulas are those of RL4BG's code, after Magni et al., "Model predictive control of type 1 diabetes: an in silico
+trial", J. Diabetes Sci. Technol. 1(6), 2007; Kovatchev et al., "Symmetrization of the blood glucose measurement scale and
+its applications", Diabetes Care 20(11), 1997; Cameron et al., "A closed-loop artificial pancreas based on risk
+management", J. Diabetes Sci. Technol. 5(2), 2011; expected_patient_cost is cassidylaidlaw/orpo's.
 """
 
 from __future__ import annotations
@@ -38,12 +38,8 @@ _CODE = {name: i for i, name in enumerate(REWARDS)}
 _COST, _MAGNI, _MISWEIGHT = _CODE["expected_patient_cost"], _CODE["magni_bg"], _CODE["magni_misweight"]
 _MAGNI_10, _MAGNI_25 = _CODE["magni_bg_insulin"], _CODE["magni_bg_insulin_true"]
 _RISK, _LOW, _HIGH = _CODE["risk_bg"], _CODE["risk_low_bg"], _CODE["risk_high_bg"]
-_DIFF, _DIFF_BG, _RISK_INSULIN, _EPS = (
-    _CODE["risk_diff"],
-    _CODE["risk_diff_bg"],
-    _CODE["risk_insulin"],
-    _CODE["eps_risk"],
-)
+_DIFF, _DIFF_BG = _CODE["risk_diff"], _CODE["risk_diff_bg"]
+_RISK_INSULIN, _EPS = _CODE["risk_insulin"], _CODE["eps_risk"]
 _CAMERON, _THRESHOLD, _TARGET = _CODE["cameron_bg"], _CODE["threshold_bg"], _CODE["target_bg"]
 _BG_HIGH, _CGM_HIGH = _CODE["bg_high"], _CODE["cgm_high"]
 

@@ -72,13 +72,16 @@ class Gym(Env):
             f" then env.base_policy={where}"
         )
 
+    def modules(self) -> list[str]:
+        """The modules that are named."""
+        named = (self.id, self.true_reward, self.proxy_reward, self.controller)
+        return sorted({text.partition(":")[0] for text in named if ":" in text})
+
     def inputs(self) -> dict[str, str]:
         """The files of the modules that are named: to change one is to change the environment."""
         from rhtool.envs.gym.program import module_file
 
-        named = (self.id, self.true_reward, self.proxy_reward, self.controller)
-        modules = {text.partition(":")[0] for text in named if ":" in text}
-        return {f"module {name}": path for name in sorted(modules) if (path := module_file(name))}
+        return {f"module {name}": path for name in self.modules() if (path := module_file(name))}
 
 
 def _file_name(id: str) -> str:

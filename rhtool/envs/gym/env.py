@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from rhtool.envs.gym import Gym
-from rhtool.envs.gym.program import GymProgram, look_up, metric_names, number
+from rhtool.envs.gym.program import GymProgram, find, look_up, metric_names, number
 from rhtool.envs.program import ProgramSpec, ProgramVectorEnv
 from rhtool.envs.worker import failure
 from rhtool.errors import RhtoolError
@@ -46,7 +46,9 @@ class GymVectorEnv(ProgramVectorEnv):
     def program(self) -> ProgramSpec:
         """A `GymProgram`."""
         options = {"metrics": list(self.metric_names), "render_mode": self.render_mode}
-        return ProgramSpec("rhtool.envs.gym.program:GymProgram", self._arguments | options)
+        entry = find(self.config.id).entry_point
+        modules = [*self.config.modules(), *([entry.partition(":")[0]] if isinstance(entry, str) else [])]
+        return ProgramSpec("rhtool.envs.gym.program:GymProgram", self._arguments | options, tuple(modules))
 
     @staticmethod
     def _look(probe: GymProgram, config: Gym) -> list[str]:

@@ -95,7 +95,7 @@ def scratch(persons: int, places: int, types: int, homes: int) -> Scratch:
     )
 
 
-@njit(cache=True)
+@njit(cache=True, error_model="numpy")
 def classify(course, caught, memory):
     """Sort the persons of a lane by what contacts with them can do; `course`, `caught` int8 (2, N)."""
     ill = well = 0
@@ -116,7 +116,7 @@ def classify(course, caught, memory):
     memory.size[0], memory.size[1] = ill, well
 
 
-@njit(cache=True)
+@njit(cache=True, error_model="numpy")
 def binomial(s, k, p):
     """Successes among k draws of probability p."""
     if p >= 1.0:
@@ -135,7 +135,7 @@ def binomial(s, k, p):
         count += 1
 
 
-@njit(cache=True)
+@njit(cache=True, error_model="numpy")
 def expose(s, a, b, where, hides, klass, spread, multiplier, caught):
     """A contact between persons a and b at a place of type `where`."""
     for strain in range(2):
@@ -154,7 +154,7 @@ def expose(s, a, b, where, hides, klass, spread, multiplier, caught):
             klass[target] &= ~open_to
 
 
-@njit(cache=True)
+@njit(cache=True, error_model="numpy")
 def meet(s, tables, hides, world, i, memory):
     """The contacts of one hour in lane `i`; `hides` is the quirk `alpha_hides_delta`."""
     place, role, present = world.place[i], world.role[i], world.present[i]

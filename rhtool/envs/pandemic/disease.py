@@ -63,7 +63,7 @@ SUMMARY = np.array(
 """summary of each course"""
 
 
-@njit(cache=True)
+@njit(cache=True, error_model="numpy")
 def overall(a, b):
     """The summary of a person in whom the strains' summaries are a and b."""
     if a == b:
@@ -74,7 +74,7 @@ def overall(a, b):
     return S_RECOVERED
 
 
-@njit(cache=True)
+@njit(cache=True, error_model="numpy")
 def infectiousness(s, mean, sd):
     """A normal number truncated to [0, 1]."""
     while True:
@@ -83,12 +83,12 @@ def infectiousness(s, mean, sd):
             return value
 
 
-@njit(cache=True)
+@njit(cache=True, error_model="numpy")
 def proceed(s, course, hospital, chances):
     """The next day's course after `course`; `chances` float64 (10, 2): of this class, by course."""
     if course == NEEDS_HOSPITAL and hospital:
         return HOSPITALISED
-    first, second = chances[course]
+    first, second = chances[course, 0], chances[course, 1]
     if first + second == 0.0:
         return course
     u = uniform(s)
@@ -97,7 +97,7 @@ def proceed(s, course, hospital, chances):
     return NEXT[course, 1] if u < first + second else course
 
 
-@njit(cache=True)
+@njit(cache=True, error_model="numpy")
 def is_tested(s, tests, last, hospital, alpha, delta):
     """Whether a person, not dead, is tested today: `last` result, courses of the strains; see `Tables.tests`."""
     if hospital:
@@ -111,7 +111,7 @@ def is_tested(s, tests, last, hospital, alpha, delta):
     return uniform(s) < chance
 
 
-@njit(cache=True)
+@njit(cache=True, error_model="numpy")
 def outcome(s, tests, course):
     """The result of a test for one strain."""
     ill = PRE_ASYMPTOMATIC <= course <= HOSPITALISED
@@ -119,10 +119,10 @@ def outcome(s, tests, course):
         ill = not ill
     if not ill:
         return NEGATIVE
-    return T_CRITICAL if course >= NEEDS_HOSPITAL else POSITIVE
+    return T_CRITICAL if NEEDS_HOSPITAL <= course <= HOSPITALISED else POSITIVE
 
 
-@njit(cache=True)
+@njit(cache=True, error_model="numpy")
 def book(quirk, new, last, was_positive, books):
     """Move a person with a new result in `books`, int32 (5,)."""
     if new == last:
@@ -146,7 +146,7 @@ def book(quirk, new, last, was_positive, books):
     books[out] -= 1
 
 
-@njit(cache=True)
+@njit(cache=True, error_model="numpy")
 def midnight(s, tables, quirks, world, i):
     """Advance the strains in lane `i`, count, and test."""
     course, caught, spread = world.course[i], world.caught[i], world.spread[i]
@@ -155,7 +155,9 @@ def midnight(s, tables, quirks, world, i):
     chances, group = world.chances[i], world.group[i]
     strains = 2 if world.day[i] > world.delta_start[i] else 1
     tests = tables.tests
-    counts[:] = 0
+    for x in range(3):
+        for y in range(5):
+            counts[x, y] = 0
     news = np.empty(3, np.int8)
     for p in range(len(summary)):
         if not quirks.invisible_deaths and summary[p] == S_DEAD:

@@ -100,6 +100,7 @@ class PandemicVectorEnv(VectorEnv):
         self.latest = np.arange((shape[0] - 1) * shape[1], shape[0] * shape[1])
         for name, value in allocate(self.tables, lanes, *self._size)._asdict().items():
             setattr(self, name, value)
+        self._blank = {name: value[0] for name, value in allocate(self.tables, 1, *self._size)._asdict().items()}
         self._memory = scratch(
             self.town.persons, len(self.tables.type_of), len(self.tables.number), int(self._homes[1])
         )
@@ -142,9 +143,17 @@ class PandemicVectorEnv(VectorEnv):
         world = self._world()
         if self.config.population_seed is None:
             self._populate(mask & self.fresh, self._rng, world)
-        population.begin(mask, self.tables, self.quirks.schedule_persists, self._plan, self._rng, world)
+        self._begin_episode(mask)
         if self._curves is not None:
             self._curves[mask] = np.nan
+
+    def _begin_episode(self, mask: np.ndarray) -> None:
+        """Everybody is well and at home, nothing is forbidden."""
+        anew = mask if not self.quirks.schedule_persists else mask & self.fresh
+        for name in World._fields[len(POPULATION) :]:
+            getattr(self, name)[anew if name == "entry" else mask] = self._blank[name]
+        kernel.begin(mask, self.tables.delta_start, self._plan, len(strategies.PLANS), self._rng, self._world())
+        self.fresh[mask] = False
 
     def _step(self, actions: np.ndarray, mask: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         kernel.step(

@@ -7,7 +7,8 @@ from numba import njit
 from rhtool.envs.pandemic.contacts import classify, meet
 from rhtool.envs.pandemic.disease import midnight
 from rhtool.envs.pandemic.move import PARTY_HOURS, act, opening, routines_of_the_hour
-from rhtool.envs.pandemic.tables import S_CRITICAL, S_DEAD, S_INFECTED
+from rhtool.envs.pandemic.tables import ASSIGNED, S_CRITICAL, S_DEAD, S_INFECTED
+from rhtool.envs.rng import integers
 
 CAUSE = 0.005
 """share of persons ill or dead below which raising the stage is without cause"""
@@ -17,7 +18,19 @@ FEATURES = 13
 """numbers of a snapshot"""
 
 
-@njit(cache=True)
+@njit(cache=True, error_model="numpy")
+def begin(mask, delta_start, plan, plans, rng, world):
+    """Send everybody home in the lanes of `mask`, and draw when delta starts and, if `plan` is -1, the controller's."""
+    for i in range(len(mask)):
+        if mask[i]:
+            for p in range(world.home.shape[1]):
+                world.place[i, p] = world.home[i, p]
+                world.present[i, ASSIGNED, world.home[i, p]] += 1
+            world.delta_start[i] = delta_start[0] + integers(rng[i], delta_start[1] - delta_start[0] + 1)
+            world.strategy[i] = integers(rng[i], plans) if plan < 0 else plan
+
+
+@njit(cache=True, error_model="numpy")
 def regulate(tables, compounding, world, i, action):
     """Impose the stage that follows from the action, as every day: locks and contacts are looked up, transmission changes
     here. Returns the old stage."""
@@ -33,7 +46,7 @@ def regulate(tables, compounding, world, i, action):
     return old
 
 
-@njit(cache=True)
+@njit(cache=True, error_model="numpy")
 def snapshot(world, i, hour, threshold, row):
     """Write the present observation after `hour` hours of the day into `row`, float32 (13,)."""
     hours, n = world.day[i] * 24 + hour, world.who.shape[1]
@@ -45,7 +58,7 @@ def snapshot(world, i, hour, threshold, row):
         row[8 + x] = world.books[i, 2, x] / n
 
 
-@njit(cache=True)
+@njit(cache=True, error_model="numpy")
 def step(actions, mask, tables, quirks, ends, rng, world, memory, homes):
     """A day in the lanes of `mask`; `ends` int64 (10, …): days on which the controller's entries end; `homes`: first
     home and number of homes."""
@@ -65,11 +78,16 @@ def step(actions, mask, tables, quirks, ends, rng, world, memory, homes):
         if not quirks.social_events_always:
             given = 0
             for home in range(homes[1]):
-                if (world.parties[i, home] == day % 365).any():
+                today = False
+                for k in range(world.parties.shape[2]):
+                    today = today or world.parties[i, home, k] == day % 365
+                if today:
                     hosting[given] = home
                     given += 1
         classify(world.course[i], world.caught[i], memory)
-        world.history[i, :-SNAPSHOTS] = world.history[i, SNAPSHOTS:]
+        for row in range(world.history.shape[1] - SNAPSHOTS):
+            for x in range(FEATURES):
+                world.history[i, row, x] = world.history[i, row + SNAPSHOTS, x]
         for hour in range(24):
             party = quirks.social_events_always or PARTY_HOURS[0] <= hour <= PARTY_HOURS[1]
             now = hosting[: given if party else 0]
@@ -90,12 +108,12 @@ def step(actions, mask, tables, quirks, ends, rng, world, memory, homes):
         world.day[i] = day + 1
 
 
-@njit(cache=True)
+@njit(cache=True, error_model="numpy")
 def rewards(tables, by_action, world, i, old, action, rate):
     """Write the unweighted components of lane `i`; `rate`: share of persons ill or dead on the day before."""
     stage, out = world.stage[i], world.components[i]
-    top = len(tables.avoided) - 1
+    lacking = min(rate - CAUSE, 0.0) / CAUSE
     out[0] = -world.counts[i, 0, S_CRITICAL] / world.who.shape[1]
-    out[1] = -((min(rate - CAUSE, 0.0) / CAUSE) ** 2) if stage > old else 0.0
-    out[2] = -((action if by_action else stage) ** 1.5) / top**1.5
+    out[1] = -lacking * lacking if stage > old else 0.0
+    out[2] = -tables.severity[action if by_action else stage]
     out[3] = -abs(stage - old)

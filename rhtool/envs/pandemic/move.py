@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from numba import njit
 
+from rhtool.envs.pandemic.contacts import binomial
 from rhtool.envs.pandemic.tables import (
     ANYWHERE,
     ASSIGNED,
@@ -28,7 +29,7 @@ PARTY_HOURS = (15, 19)
 """first and last hour of a party"""
 
 
-@njit(cache=True)
+@njit(cache=True, error_model="numpy")
 def opening(tables, stage, hour, weekday, opened):
     """Write which types of place are open into `opened`, bool (T,)."""
     for t in range(len(tables.number)):
@@ -37,7 +38,7 @@ def opening(tables, stage, hour, weekday, opened):
         ) or tables.kind[t] == HOME
 
 
-@njit(cache=True)
+@njit(cache=True, error_model="numpy")
 def routines_of_the_hour(tables, hour, weekday, opened, parties, may, reachable):
     """Write into int32 (K,) the routines that lead somewhere open: `may` those without an interval that can begin now,
     `reachable` those with one."""
@@ -52,7 +53,7 @@ def routines_of_the_hour(tables, hour, weekday, opened, parties, may, reachable)
                     may[k] |= 1 << r
 
 
-@njit(cache=True, inline="always")
+@njit(cache=True, error_model="numpy")
 def admitted(t, to, mine, age, critical, kind, opened, ages, visitors, patients, present):
     """The role in which somebody may enter the place `to` of type `t`, or -1; `mine`: lives or works there."""
     if critical and kind[t] == HOSPITAL:
@@ -64,7 +65,7 @@ def admitted(t, to, mine, age, critical, kind, opened, ages, visitors, patients,
     return VISITOR if present[VISITOR, to] < visitors[t] else -1
 
 
-@njit(cache=True, inline="always")
+@njit(cache=True, error_model="numpy")
 def put(p, to, as_role, place, role, present):
     """Move the person."""
     present[role[p], place[p]] -= 1
@@ -73,7 +74,7 @@ def put(p, to, as_role, place, role, present):
     role[p] = as_role
 
 
-@njit(cache=True)
+@njit(cache=True, error_model="numpy")
 def party(s, size, cautious, guests_uncounted, first, homes, present):
     """A home with an event for somebody who, if `cautious`, stays away from `size` persons or more (-1: never); -1 if
     there is none. `homes` are the candidates, counted from `first`."""
@@ -96,7 +97,7 @@ def party(s, size, cautious, guests_uncounted, first, homes, present):
     return found
 
 
-@njit(cache=True)
+@njit(cache=True, error_model="numpy")
 def act(s, tables, quirks, world, i, hour, memory, hosting):
     """The hour `hour` of the present day in lane `i`; `hosting` int16 (H,): homes with an event now, counted from the
     first home; `memory` as `kernel.step` has prepared it (`contacts.Scratch`)."""
@@ -120,18 +121,32 @@ def act(s, tables, quirks, world, i, hour, memory, hosting):
     compliance, start_chance = tables.compliance, tables.routine_start
     homes_type = type_of[home[0]]
     first_home = tables.first[homes_type]
-    if not quirks.sampling_with_replacement:
-        for k in range(n):
-            order[k] = k
-        for k in range(n - 1, 0, -1):
-            j = integers(s, k + 1)
-            order[k], order[j] = order[j], order[k]
 
-    for turn in range(n):
-        p = integers(s, n) if quirks.sampling_with_replacement else order[turn]
+    # Who could do something: the others may act or not, nothing comes of it, so they are not drawn. At midnight routines
+    # come up again.
+    active = 0
+    for p in range(n):
+        k, on_duty = who[p], (duty[p] >> hour) & 1
+        part = working[k] if on_duty else ~working[k]
+        begun = started[p] | done[p]
+        can = own[p] & ~begun & (may[k] | (due[p] & reachable[k]))
+        idle = (
+            place[p] == (work[p] if on_duty else home[p])
+            and ((can | (started[p] & ~done[p])) & part) == 0
+            and result[p] <= NEGATIVE
+            and not hospital[p]
+        )
+        order[active] = p
+        active += place[p] >= 0 and (hour == 0 or not idle)
+    turns = active
+    if quirks.sampling_with_replacement:
+        turns = binomial(s, n, active / n)
+    for turn in range(turns):
+        x = integers(s, active if quirks.sampling_with_replacement else active - turn)
+        p = order[x]
+        if not quirks.sampling_with_replacement:
+            order[x] = order[active - turn - 1]
         here, k = place[p], who[p]
-        if here < 0:
-            continue
         if hour == 0:
             for r in range(tables.routines[k]):
                 bit = 1 << r

@@ -1,4 +1,4 @@
-"""Who lives in a town, and the rates of its virus, drawn by a compiled kernel; and the beginning of an episode.
+"""Who lives in a town, and the rates of its virus, drawn by a compiled kernel.
 
 Ages follow the USA roughly: equally likely up to 60, then falling linearly to 5 % of that at 100, each year's weight
 times N(1, 0.05). Up to 18 is a minor, up to 65 a worker, above retired. A share of the retired lives in nursing homes in
@@ -24,32 +24,28 @@ from rhtool.envs.pandemic.tables import (
     PRE_ASYMPTOMATIC,
     PRE_SYMPTOMATIC,
     RETIRED,
-    S_NONE,
     SCHOOL,
     SYMPTOMATIC,
-    UNKNOWN,
     WORKER,
 )
 from rhtool.envs.rng import integers, normal, uniform
 
 GOOD, TOO_FEW_HOMES, TOO_FEW_WORKERS = range(3)
 """what `populate` returns"""
-BRACKETS = np.array([4, 17, 49, 64], np.int16)
+BRACKETS = (4, 17, 49, 64)
 """oldest of each bracket of age but the last"""
-STRATEGIES = 10
-"""plans of the mixture"""
 PARTIES = 12
 """days a year on which a home gives a party"""
 
 
-@njit(cache=True)
+@njit(cache=True, error_model="numpy")
 def _shuffle(s, x):
     for i in range(len(x) - 1, 0, -1):
         j = integers(s, i + 1)
         x[i], x[j] = x[j], x[i]
 
 
-@njit(cache=True)
+@njit(cache=True, error_model="numpy")
 def _triangular(s, low, mode, high):
     if high <= low:
         return low
@@ -59,7 +55,7 @@ def _triangular(s, low, mode, high):
     return high - math.sqrt((1.0 - u) * (high - low) * (high - mode))
 
 
-@njit(cache=True)
+@njit(cache=True, error_model="numpy")
 def _ages(s, count):
     """int16 (count,)."""
     up_to = np.empty(99)
@@ -73,11 +69,18 @@ def _ages(s, count):
         up_to[i] = total
     ages = np.empty(count, np.int16)
     for p in range(count):
-        ages[p] = min(98, np.searchsorted(up_to, uniform(s) * total, side="right")) + 1
+        u, low, high = uniform(s) * total, 0, 98
+        while low < high:
+            middle = (low + high) // 2
+            if u < up_to[middle]:
+                high = middle
+            else:
+                low = middle + 1
+        ages[p] = low + 1
     return ages
 
 
-@njit(cache=True)
+@njit(cache=True, error_model="numpy")
 def _chances(s, days, constants, by_class, out):
     """Draw the rates of one strain into `out`, float64 (10, 10, 2)."""
     symptomatic, pre, need, recovery, death = constants
@@ -86,7 +89,6 @@ def _chances(s, days, constants, by_class, out):
     r = 1.0 / _triangular(s, days[2, 0], days[2, 1], days[2, 2])
     cured = 1.0 / _triangular(s, days[3, 0], days[3, 1], days[3, 2])
     dying = 1.0 / _triangular(s, days[4, 0], days[4, 1], days[4, 2])
-    out[:] = 0.0
     for c in range(10):
         y, untreated, treated = by_class[0, c], by_class[1, c], by_class[2, c]
         share = r * y / (need + (r - need) * y)
@@ -98,18 +100,25 @@ def _chances(s, days, constants, by_class, out):
         out[HOSPITALISED, c, 0], out[HOSPITALISED, c, 1] = (1.0 - treated) * cured, treated * dying
 
 
-@njit(cache=True)
+@njit(cache=True, error_model="numpy")
 def _homes(s, tables, ages, who, age, home):
     """Order the persons, give each a home. Returns GOOD, TOO_FEW_HOMES or TOO_FEW_WORKERS."""
     n = len(ages)
-    minors, workers, retired = ages[ages <= 18], ages[(ages > 18) & (ages <= 65)], ages[ages > 65]
+    sorted_ages, size = np.empty((3, n), np.int16), np.zeros(3, np.int64)
+    for p in range(n):
+        k = MINOR if ages[p] <= 18 else WORKER if ages[p] <= 65 else RETIRED
+        sorted_ages[k, size[k]] = ages[p]
+        size[k] += 1
+    minors, workers, retired = sorted_ages[MINOR], sorted_ages[WORKER], sorted_ages[RETIRED]
     t = 0
     while tables.kind[t] != HOME:
         t += 1
-    homes = np.arange(tables.first[t], tables.first[t] + tables.number[t]).astype(np.int16)
+    homes = np.empty(tables.number[t], np.int16)
+    for k in range(len(homes)):
+        homes[k] = tables.first[t] + k
     _shuffle(s, homes)
     p = used = 0
-    nursed = math.ceil(len(retired) * tables.nursing)
+    nursed = math.ceil(size[RETIRED] * tables.nursing)
     while p < nursed:
         if used == len(homes):
             return TOO_FEW_HOMES
@@ -118,27 +127,28 @@ def _homes(s, tables, ages, who, age, home):
             p += 1
         used += 1
     first, given = used, 0
-    while given < len(minors):
+    while given < size[MINOR]:
         if used == len(homes):
             return TOO_FEW_HOMES
-        for _ in range(min(1 + integers(s, 3), len(minors) - given)):
+        for _ in range(min(1 + integers(s, 3), size[MINOR] - given)):
             who[p], age[p], home[p] = MINOR, minors[given], homes[used]
             p += 1
             given += 1
         used += 1
     families = used - first
-    if len(workers) < families:
+    if size[WORKER] < families:
         return TOO_FEW_WORKERS
     for f in range(families):
         who[p], age[p], home[p] = WORKER, workers[f], homes[first + f]
         p += 1
-    rest = np.concatenate((homes[used:], homes[first + int(families * tables.single_parents) : used]))
+    # The homes with a single parent are the first ones, so the rest is what follows them.
+    rest = homes[first + int(families * tables.single_parents) :]
     if len(rest) == 0 and p < n:
         return TOO_FEW_HOMES
     _shuffle(s, rest)
     # The retired are dealt first but come last in the order of persons.
-    others = len(retired) - nursed
-    for w in range(families, len(workers)):
+    others = size[RETIRED] - nursed
+    for w in range(families, size[WORKER]):
         who[p], age[p], home[p] = WORKER, workers[w], rest[(others + w - families) % len(rest)]
         p += 1
     for o in range(others):
@@ -147,12 +157,12 @@ def _homes(s, tables, ages, who, age, home):
     return GOOD
 
 
-@njit(cache=True)
+@njit(cache=True, error_model="numpy")
 def _one_of(s, tables, t):
     return tables.first[t] + integers(s, tables.number[t])
 
 
-@njit(cache=True)
+@njit(cache=True, error_model="numpy")
 def populate(mask, tables, uniform_jobs, days, constants, by_class, rng, world):
     """Draw the population of the lanes of `mask` (bool (B,)) into `world`. Returns GOOD or the first failure."""
     types, lanes, n = len(tables.number), world.who.shape[0], world.who.shape[1]
@@ -163,15 +173,18 @@ def populate(mask, tables, uniform_jobs, days, constants, by_class, rng, world):
         verdict = _homes(s, tables, _ages(s, n), who, age, world.home[i])
         if verdict != GOOD:
             return verdict
-        vacancies = tables.jobs.copy()
+        vacancies = np.empty(types, np.int64)
         schools = 0
         for t in range(types):
+            vacancies[t] = tables.jobs[t]
             if tables.kind[t] == SCHOOL:
                 schools += tables.number[t]
             if tables.kind[t] == HOME:
                 vacancies[t] = 0
         for p in range(n):
-            bracket = np.searchsorted(BRACKETS, age[p])
+            bracket = 0
+            while bracket < len(BRACKETS) and age[p] > BRACKETS[bracket]:
+                bracket += 1
             world.group[i, p] = 2 * bracket + (uniform(s) < age[p] / 101.0)
             work, hours, on = -1, 0, 0
             if who[p] == MINOR and schools > 0:
@@ -202,7 +215,7 @@ def populate(mask, tables, uniform_jobs, days, constants, by_class, rng, world):
             for r in range(tables.routines[who[p]]):
                 if age[p] >= tables.min_age[who[p], r]:
                     world.own[i, p] |= 1 << r
-                shortest, longest = tables.stay[who[p], r]
+                shortest, longest = tables.stay[who[p], r, 0], tables.stay[who[p], r, 1]
                 world.stay[i, p, r] = shortest + integers(s, longest - shortest + 1)
                 if tables.leads_to[who[p], r] >= 0:
                     world.favourite[i, p, r] = _one_of(s, tables, tables.leads_to[who[p], r])
@@ -214,45 +227,3 @@ def populate(mask, tables, uniform_jobs, days, constants, by_class, rng, world):
             for k in range(PARTIES):
                 world.parties[i, home, k] = integers(s, 365)
     return GOOD
-
-
-@njit(cache=True)
-def begin(mask, tables, persists, plan, rng, world):
-    """Start an episode in the lanes of `mask`: everybody is well and at home. `plan` is the controller's strategy, -1 to
-    draw one."""
-    n = world.who.shape[1]
-    for i in range(world.who.shape[0]):
-        if not mask[i]:
-            continue
-        world.present[i] = 0
-        for p in range(n):
-            world.place[i, p] = world.home[i, p]
-            world.present[i, 0, world.home[i, p]] += 1
-        world.role[i] = 0
-        world.due[i] = 0
-        world.started[i] = 0
-        world.done[i] = 0
-        world.goal[i] = 0
-        world.until[i] = 0
-        world.course[i] = UNKNOWN
-        world.caught[i] = -1
-        world.spread[i] = 0.0
-        world.summary[i] = S_NONE
-        world.hospital[i] = False
-        world.result[i] = 0
-        world.positive[i] = False
-        world.books[i] = 0
-        world.books[i, :, S_NONE] = n
-        world.counts[i] = 0
-        world.infections[i] = 0
-        world.multiplier[i] = tables.multiplier
-        world.stage[i] = 0
-        world.day[i] = 0
-        world.history[i] = 0.0
-        world.components[i] = 0.0
-        first, last = tables.delta_start
-        world.delta_start[i] = first + integers(rng[i], last - first + 1)
-        world.strategy[i] = integers(rng[i], STRATEGIES) if plan < 0 else plan
-        if world.fresh[i] or not persists:
-            world.entry[i] = 0
-        world.fresh[i] = False

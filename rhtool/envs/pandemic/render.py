@@ -28,7 +28,7 @@ def picture(days: np.ndarray, stages: int, persons: int, delta_start: int) -> np
     stage.step(x, days[:, 7], where="mid", color=STAGE)
     for axes, least, label in ((ill, 10.0, "persons"), (severe, 5.0, "persons")):
         shown = days[:gone, [0, 5]] if axes is ill else days[:gone, [1, 2, 6]]
-        axes.set_ylim(0, 1.08 * max(least, float(shown.max(initial=0.0))))
+        axes.set_ylim(0, 1.25 * max(least, float(shown.max(initial=0.0))))
         axes.set_ylabel(label, color=INK)
         axes.legend(loc="upper left", frameon=False, ncols=3, fontsize=9, labelcolor=INK)
     stage.set_ylim(0, stages - 0.8)

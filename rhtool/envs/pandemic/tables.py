@@ -122,6 +122,8 @@ class Tables(NamedTuple):
     """bool (S,): who is tested positive goes home"""
     protection: np.ndarray
     """float64 (S,): factor of transmission by hygiene and masks"""
+    severity: np.ndarray
+    """float64 (max(S, 3),): what a stage costs in the reward for low stages, (k / (S - 1))^1.5"""
     compliance: float
     """probability of keeping to a regulation when it matters"""
     routine_start: float
@@ -228,6 +230,7 @@ def build(town: Town, stages: list[Stage]) -> Tables:
         ),
         sick_home=np.array([stage.stay_home_if_sick for stage in stages]),
         protection=np.array([(0.8 if s.hygiene else 1.0) * (0.6 if s.masks else 1.0) for s in stages]),
+        severity=(np.arange(max(len(stages), 3)) / (len(stages) - 1)) ** 1.5,
         compliance=float(town.compliance),
         routine_start=float(town.routine_start),
         tests=np.array(

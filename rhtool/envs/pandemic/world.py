@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from rhtool.envs.pandemic.tables import UNKNOWN, Tables
+from rhtool.envs.pandemic.tables import S_NONE, UNKNOWN, Tables
 
 
 class World(NamedTuple):
@@ -102,7 +102,8 @@ POPULATION = World._fields[: World._fields.index("place")]
 
 
 def allocate(tables: Tables, lanes: int, persons: int, snapshots: int, parties: int) -> World:
-    """Arrays for `lanes` towns, not yet populated; `parties` homes give parties on days of their own."""
+    """Arrays for `lanes` towns at the beginning of an episode, not yet populated; `parties` homes give parties on days of
+    their own."""
     places, routines = len(tables.type_of), tables.leads_to.shape[1]
     b, n = lanes, persons
 
@@ -134,14 +135,14 @@ def allocate(tables: Tables, lanes: int, persons: int, snapshots: int, parties: 
         course=np.full((b, 2, n), UNKNOWN, np.int8),
         caught=np.full((b, 2, n), -1, np.int8),
         spread=zeros(np.float32, 2, n),
-        summary=zeros(np.int8, n),
+        summary=np.full((b, n), S_NONE, np.int8),
         hospital=zeros(bool, n),
         result=zeros(np.int8, 3, n),
         positive=zeros(bool, 3, n),
-        books=zeros(np.int32, 3, 5),
+        books=np.tile(np.where(np.arange(5) == S_NONE, n, 0).astype(np.int32), (b, 3, 1)),
         counts=zeros(np.int32, 3, 5),
         infections=zeros(np.int32, len(tables.number)),
-        multiplier=zeros(np.float64, 2),
+        multiplier=np.tile(tables.multiplier, (b, 1)),
         stage=zeros(np.int16),
         day=zeros(np.int32),
         delta_start=zeros(np.int32),
