@@ -185,9 +185,7 @@ class VectorEnv(gymnasium.vector.VectorEnv):
         proxy, true, terminated = self._step(actions, active)
         self._elapsed += active
         ended = active & (self._elapsed >= self.config.horizon)
-        terminated, truncated = (
-            (terminated | ended, ~self._everyone) if self.horizon_terminates else (terminated, ended)
-        )
+        terminated, truncated = (terminated | ended, ~self._everyone) if self.horizon_terminates else (terminated, ended)
         info = {"proxy_reward": proxy, "true_reward": true, **self._metrics()}
         reward = self._reward(proxy, true, terminated)
         if resetting is not None:
