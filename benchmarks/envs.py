@@ -35,7 +35,7 @@ def main(names: list[str]) -> None:
         if name in PLAIN:
             plain = rate(PLAIN[name](config), 1)
             print(f"  plain Python, one at a time  {plain:>14,.0f} steps/s")
-        for lanes in (1, 8, 30, 64, 512, 4096):
+        for lanes in (1, 2, 8) if config.vector_class().lane_is_a_process else (1, 8, 30, 64, 512, 4096):
             speed = rate(stepper(config, lanes), lanes)
             ratio = "" if plain is None else f"{speed / plain:>9.1f} x"
             print(f"  {lanes:>5} lanes                  {speed:>14,.0f} steps/s{ratio}")

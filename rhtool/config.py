@@ -138,13 +138,21 @@ def compose_all(overrides: Sequence[str], multirun: bool = False, config_dir: st
     check_config_dir(config_dir)
     if config_dir:
         overrides.append(f"hydra.searchpath=['file://{Path(config_dir).resolve()}']")
+    runs, wrong = [], {}
     with explained(), initialize_config_dir(str(CONF), version_base="1.3"):
-        runs = []
         for job in _jobs(overrides) if multirun else [overrides]:
-            cfg = hydra_compose("config", list(job), return_hydra_config=True)
-            HydraConfig.instance().set_config(cfg)
-            runs.append(from_config(cfg))
-        return runs
+            try:
+                with explained():
+                    cfg = hydra_compose("config", list(job), return_hydra_config=True)
+                    HydraConfig.instance().set_config(cfg)
+                    runs.append(from_config(cfg))
+            except ConfigError as error:
+                wrong.setdefault(str(error), error)  # of all jobs, each error once
+    if len(wrong) > 1:
+        raise ConfigError("\n".join(wrong))
+    for error in wrong.values():
+        raise error
+    return runs
 
 
 def check_config_dir(directory: str | None) -> None:

@@ -187,6 +187,13 @@ def test_all_that_is_missing_is_said_before_the_first_job_starts(in_process: Cal
     assert code == 1 and "another configuration" in said and "none of the 4 jobs" in said
 
 
+def test_every_value_that_cannot_be_is_said(in_process: Callable) -> None:
+    code, _, said = in_process("task=counter -m task.lr=0,nan,inf task.mode=fast,fsat")
+    assert code == 2 and below(Path.cwd()) == [] and "Traceback" not in said
+    for what in ("nan is not a finite number", "inf is not a finite number", "'fsat' is not a value of task.mode"):
+        assert said.count(what) == 1
+
+
 def test_jobs_that_would_take_one_directory_are_refused(in_process: Callable) -> None:
     code, _, said = in_process("task=counter -m dir=same seed=0,1 coeff=0,1")
     assert code == 2 and "4 jobs have one directory, and differ in coeff, seed" in said and below(Path.cwd()) == []
