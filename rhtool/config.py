@@ -35,7 +35,7 @@ from rhtool.errors import ConfigError, nearest
 from rhtool.identity import flatten
 from rhtool.loggers import Logger
 from rhtool.run import Run
-from rhtool.schema import option_name
+from rhtool.schema import option_name, see_working_directory
 from rhtool.tasks.base import Task
 
 _HERE = Path(__file__).resolve().parent
@@ -70,6 +70,7 @@ def register() -> None:
 
 
 def _import_plugin(module: str) -> None:
+    see_working_directory()
     try:
         importlib.import_module(module)
     except Exception as error:

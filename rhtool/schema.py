@@ -7,7 +7,9 @@ import dataclasses
 import inspect
 import itertools
 import math
+import os
 import re
+import sys
 import textwrap
 from collections.abc import Iterator
 from dataclasses import field
@@ -82,3 +84,10 @@ def field_docs(cls: type) -> dict[str, str]:
             if isinstance(node, ast.AnnAssign) and isinstance(literal, ast.Constant) and isinstance(literal.value, str):
                 docs[node.target.id] = inspect.cleandoc(literal.value)
     return docs
+
+
+def see_working_directory() -> None:
+    """Look for modules in the working directory too, last: the command `rhtool` does not by itself. It stays on the path,
+    for a module may import others later, and other processes get the same one."""
+    if not {"", os.getcwd()} & set(sys.path):
+        sys.path.append(os.getcwd())

@@ -6,8 +6,6 @@ import contextlib
 import copy
 import importlib
 import importlib.util
-import os
-import sys
 from collections.abc import Callable
 from types import ModuleType
 from typing import Any
@@ -18,6 +16,7 @@ from gymnasium import spaces
 from gymnasium.envs.registration import EnvSpec, registry
 
 from rhtool.errors import ConfigError, nearest
+from rhtool.schema import see_working_directory
 
 Reader = Callable[[Any, Any, Any, dict[str, Any]], Any]
 """f(obs, action, next_obs, info) -> a reward"""
@@ -150,33 +149,25 @@ def own_horizon(id: str) -> int:
 
 def imported(module: str, where: str) -> ModuleType:
     """Import a module, which may lie in the working directory. `ConfigError` if it cannot be imported."""
-    with working_directory():
-        try:
-            return importlib.import_module(module)
-        except Exception as error:
-            lost = isinstance(error, ModuleNotFoundError) and error.name == module
-            raise ConfigError(
-                f"there is no module '{module}'" if lost else f"importing it failed: {type(error).__name__}: {error}",
-                f"{where}, module '{module}'",
-                f"go to the directory of {module}.py, or set PYTHONPATH to it" if lost else "mend the module",
-            ) from error
+    see_working_directory()
+    try:
+        return importlib.import_module(module)
+    except Exception as error:
+        lost = isinstance(error, ModuleNotFoundError) and error.name == module
+        raise ConfigError(
+            f"there is no module '{module}'" if lost else f"importing it failed: {type(error).__name__}: {error}",
+            f"{where}, module '{module}'",
+            f"go to the directory of {module}.py, or set PYTHONPATH to it" if lost else "mend the module",
+        ) from error
 
 
 def module_file(module: str) -> str:
     """Path of a module's source; empty if there is none."""
-    with working_directory(), contextlib.suppress(ImportError, ValueError):
+    see_working_directory()
+    with contextlib.suppress(ImportError, ValueError):
         spec = importlib.util.find_spec(module)
         return spec.origin if spec and spec.has_location else ""
     return ""
-
-
-@contextlib.contextmanager
-def working_directory() -> Any:
-    """Look for modules in the working directory last (the command `rhtool` does not by itself). It stays on the path: a
-    module may import others later, and other processes get the same one."""
-    if not {"", os.getcwd()} & set(sys.path):
-        sys.path.append(os.getcwd())
-    yield
 
 
 def function(text: str, where: str) -> Callable:
