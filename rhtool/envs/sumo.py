@@ -4,7 +4,7 @@ SUMO comes as wheels (the extra `traffic`): no installation and no `SUMO_HOME` t
 
 - `libsumo`: the simulator as a library in this process. A call costs 0.2 microseconds, but a process holds one
   simulation, so every lane of a vector environment is a process.
-- `traci`: the simulator as a process of its own behind a socket. A call costs 30 microseconds; any number of
+- `traci`: the simulator as a process of its own behind a socket. A call crosses a socket; any number of
   simulations, and `sumo-gui`.
 
 Both have the same functions, so nothing but this module knows which one is used.
