@@ -8,7 +8,7 @@ from __future__ import annotations
 import inspect
 from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from rhtool.errors import ConfigError, nearest
 from rhtool.schema import check_choices, choice
@@ -133,6 +133,9 @@ class Scale:
 @dataclass
 class Env:
     """A control problem with a proxy reward, a true reward and a base policy."""
+
+    extra: ClassVar[str] = ""
+    """the extra of pyproject.toml that it needs"""
 
     reward_fun: str = choice("proxy", "true")
     """the reward that `step` returns; both are always in `info`"""

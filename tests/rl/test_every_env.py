@@ -1,6 +1,5 @@
 """What the RL half promises of every environment in conf/env: a base policy that ships, training, resuming, cloning, a report."""
 
-import importlib.util
 import json
 import os
 import subprocess
@@ -11,27 +10,20 @@ import pytest
 import torch
 
 from rhtool.checkpoints import Checkpoints
-from rhtool.config import CONF, compose
+from rhtool.config import compose
 from rhtool.rl.bc import Bc
 from rhtool.rl.demonstrations import collect
 from rhtool.rl.orpo import Orpo
 from rhtool.rl.policy import Policy, interface_of
+from tests.envs.conftest import parameters
 from tests.rl.conftest import equal, train
 
 ROOT = Path(__file__).resolve().parents[2]
+ENVS = [pytest.param(p.id, id=p.id, marks=p.marks) for p in parameters()]
 SMALL = ("task.batch=160", "task.lanes=4", "task.minibatch=80", "task.epochs=1", "task.discriminator_epochs=1")
 
 
-def envs():
-    """Every option of `env`; those on SUMO marked so, and skipped without it."""
-    for name in sorted(file.stem for file in (CONF / "env").glob("*.yaml")):
-        marks = [pytest.mark.sumo] if name in ("traffic", "signal") else []
-        if marks and importlib.util.find_spec("libsumo") is None:
-            marks.append(pytest.mark.skip(reason="SUMO is not installed"))
-        yield pytest.param(name, marks=marks)
-
-
-@pytest.mark.parametrize("name", [*envs()])
+@pytest.mark.parametrize("name", ENVS)
 def test_a_base_policy_ships_and_fits(name):
     env = compose(f"env={name}").env
     directory = Path(env.base_policy_path())
@@ -46,7 +38,7 @@ def test_a_base_policy_ships_and_fits(name):
     lanes.close()
 
 
-@pytest.mark.parametrize("name", [*envs()])
+@pytest.mark.parametrize("name", ENVS)
 def test_a_run_taken_up_from_its_checkpoint_is_the_run_that_was_never_stopped(name, tmp_path):
     run = compose("task=orpo", f"env={name}", "divergence=sqrt_chi2", "coeff=0.1", "scale=smoke", *SMALL)
     base = Policy.load_for(run.env, run.env.base_policy_path())
@@ -63,7 +55,7 @@ def test_a_run_taken_up_from_its_checkpoint_is_the_run_that_was_never_stopped(na
     assert str(timeless[0]) == str(timeless[1]) and equal(again.policy, whole.policy)
 
 
-@pytest.mark.parametrize("name", [*envs()])
+@pytest.mark.parametrize("name", ENVS)
 def test_the_controller_is_cloned(name):
     """Where there is one: the cross-entropy of held-out episodes falls."""
     run = compose(
@@ -85,7 +77,7 @@ def test_the_controller_is_cloned(name):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", [*envs()])
+@pytest.mark.parametrize("name", ENVS)
 def test_a_sweep_runs_on_a_fresh_machine_and_is_in_the_report(name, tmp_path):
     environ = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
     short = "task.episodes=4 task.evaluation_lanes=4 task.batch=128 task.lanes=4 task.iterations=1"

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, ClassVar
 
 from rhtool.envs.base import Env
 from rhtool.schema import choice
@@ -18,6 +18,8 @@ PHASES = 4
 @dataclass
 class Signal(Env):
     """Switch a traffic light; the proxy hears only of vehicles that pass, so nobody misses those that never do."""
+
+    extra: ClassVar[str] = "traffic"
 
     horizon: int = 360
     """decisions after which an episode is truncated"""

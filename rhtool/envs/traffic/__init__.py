@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, ClassVar
 
 from rhtool.envs.base import Env
 from rhtool.schema import choice, incidental
@@ -15,6 +15,8 @@ if TYPE_CHECKING:
 @dataclass
 class Traffic(Env):
     """Drive the controlled vehicles of a ramp into a highway; the proxy is fooled by a ramp that lets nobody in."""
+
+    extra: ClassVar[str] = "traffic"
 
     horizon: int = 300
     """steps after which an episode is truncated; one is `sims_per_step` x `sim_step` seconds"""
