@@ -61,6 +61,7 @@ def act_in(env, hour: int, day: int = 0, lane: int = 0) -> None:
     weekday = day % 7
     works = (world.work_days[lane] >> weekday) & 1
     memory.duty[:] = np.where(works, world.work_hours[lane], 0)
+    memory.target[:] = world.work[lane]
     opening(tables, world.stage[lane], hour, weekday, memory.opened)
     hosting = memory.hosting if env.quirks.social_events_always else memory.hosting[:0]
     routines_of_the_hour(tables, hour, weekday, memory.opened, len(hosting), memory.may, memory.reachable)

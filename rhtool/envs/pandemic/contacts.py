@@ -60,8 +60,12 @@ class Scratch(NamedTuple):
     """int64 (pairs,): the pairs whose bits are set"""
     order: np.ndarray
     """int16 (N,): see `move.act`"""
+    flags: np.ndarray
+    """uint8 (N,): see `move.restless`"""
     duty: np.ndarray
     """int32 (N,): hours in which a person works today"""
+    target: np.ndarray
+    """int16 (N,): where a person can be in those hours: at work, or at home if work is locked"""
     opened: np.ndarray
     """bool (T,): see `move.opening`"""
     may: np.ndarray
@@ -87,7 +91,9 @@ def scratch(persons: int, places: int, types: int, homes: int) -> Scratch:
         drawn=np.zeros(persons * persons // 64 + 1, np.uint64),
         pairs=np.zeros(persons * persons, np.int32),
         order=np.zeros(persons, np.int16),
+        flags=np.zeros(persons, np.uint8),
         duty=np.zeros(persons, np.int32),
+        target=np.zeros(persons, np.int16),
         opened=np.zeros(types, bool),
         may=np.zeros(3, np.int32),
         reachable=np.zeros(3, np.int32),

@@ -74,6 +74,9 @@ def step(actions, mask, tables, quirks, ends, rng, world, memory, homes):
         stage = world.stage[i]
         for p in range(n):
             memory.duty[p] = world.work_hours[i, p] if (world.work_days[i, p] >> weekday) & 1 else 0
+            work = world.work[i, p]
+            barred = work >= 0 and tables.locked[stage, tables.type_of[work]]
+            memory.target[p] = world.home[i, p] if barred else work
         given = homes[1]
         if not quirks.social_events_always:
             given = 0

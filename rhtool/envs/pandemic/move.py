@@ -98,6 +98,37 @@ def party(s, size, cautious, guests_uncounted, first, homes, present):
 
 
 @njit(cache=True, error_model="numpy")
+def restless(
+    hour,
+    sick_home,
+    may,
+    reachable,
+    working,
+    duty,
+    place,
+    home,
+    at_work,
+    own,
+    started,
+    done,
+    due,
+    result,
+    hospital,
+    flags,
+):
+    """Write into `flags`, uint8 (n,), which of n persons of one kind could change something by acting in this hour: who is
+    not where they should be, is ill where that matters, or has a routine that could begin or end."""
+    for p in range(len(place)):
+        on_duty = (duty[p] >> hour) & 1
+        part = working ^ (on_duty - 1)
+        can = own[p] & ~(started[p] | done[p]) & (may | (due[p] & reachable))
+        busy = started[p] & ~done[p]
+        target = at_work[p] if on_duty else home[p]
+        ill = result[p] > (NEGATIVE if sick_home and place[p] != home[p] else POSITIVE)
+        flags[p] = (place[p] != target) | (((can | busy) & part) != 0) | ill | hospital[p]
+
+
+@njit(cache=True, error_model="numpy")
 def act(s, tables, quirks, world, i, hour, memory, hosting):
     """The hour `hour` of the present day in lane `i`; `hosting` int16 (H,): homes with an event now, counted from the
     first home; `memory` as `kernel.step` has prepared it (`contacts.Scratch`)."""
@@ -124,20 +155,33 @@ def act(s, tables, quirks, world, i, hour, memory, hosting):
 
     # Who could do something: the others may act or not, nothing comes of it, so they are not drawn. At midnight routines
     # come up again.
-    active = 0
-    for p in range(n):
-        k, on_duty = who[p], (duty[p] >> hour) & 1
-        part = working[k] if on_duty else ~working[k]
-        begun = started[p] | done[p]
-        can = own[p] & ~begun & (may[k] | (due[p] & reachable[k]))
-        idle = (
-            place[p] == (work[p] if on_duty else home[p])
-            and ((can | (started[p] & ~done[p])) & part) == 0
-            and result[p] <= NEGATIVE
-            and not hospital[p]
+    start = active = 0
+    while start < n:
+        k, end = who[start], start + 1
+        while end < n and who[end] == k:
+            end += 1
+        restless(
+            hour,
+            sick_home,
+            may[k],
+            reachable[k],
+            working[k],
+            duty[start:end],
+            place[start:end],
+            home[start:end],
+            memory.target[start:end],
+            own[start:end],
+            started[start:end],
+            done[start:end],
+            due[start:end],
+            result[start:end],
+            hospital[start:end],
+            memory.flags[start:end],
         )
+        start = end
+    for p in range(n):
         order[active] = p
-        active += place[p] >= 0 and (hour == 0 or not idle)
+        active += place[p] >= 0 and (hour == 0 or memory.flags[p] != 0)
     turns = active
     if quirks.sampling_with_replacement:
         turns = binomial(s, n, active / n)
@@ -162,7 +206,8 @@ def act(s, tables, quirks, world, i, hour, memory, hosting):
         busy = started[p] & ~done[p] & part
         tested = result[p]
         target = work[p] if on_duty else home[p]
-        if here == target and can == 0 and busy == 0 and tested <= NEGATIVE and not hospital[p]:
+        ill = tested > (NEGATIVE if sick_home and here != home[p] else POSITIVE)
+        if here == target and can == 0 and busy == 0 and not ill and not hospital[p]:
             continue
 
         leave = False

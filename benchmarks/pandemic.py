@@ -1,0 +1,45 @@
+"""Returns and speed of fixed policies in env=pandemic: `python benchmarks/pandemic.py`.
+
+For each policy "raise the stage every day to k, then keep it", means over 64 episodes of the true and proxy return and of
+the dead, next to those of the original's episodes in tests/data, and microseconds a day (one core).
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from pathlib import Path
+
+import numpy as np
+
+from rhtool.config import compose
+
+LANES = 64
+
+
+def main() -> None:
+    """Print the table."""
+    file = Path(__file__).parents[1] / "tests" / "data" / "pandemic" / "episodes.jsonl"
+    golden = [json.loads(line) for line in file.read_text().splitlines()]
+    env = compose("env=pandemic").env.make_vec(LANES, seed=1, autoreset_mode="Disabled")
+    env.reset()
+    env.step(np.ones(LANES, int))
+    print(
+        f"{'stage':>6}{'true':>9}{'original':>10}{'proxy':>9}{'original':>10}{'dead':>8}{'original':>10}{'us/day':>9}"
+    )
+    for stage in (0, 2, 4):
+        env.reset(seed=1)
+        true, proxy, started = 0.0, 0.0, time.process_time()
+        for day in range(env.config.horizon):
+            *_, info = env.step(np.full(LANES, 2 if day < stage else 1))
+            true, proxy = true + info["true_reward"].mean(), proxy + info["proxy_reward"].mean()
+        spent = 1e6 * (time.process_time() - started) / LANES / env.config.horizon
+        theirs = [episode for episode in golden if episode["policy"] == f"S{stage}"]
+        old = [np.mean([e["true"] for e in theirs]), np.mean([e["proxy"] for e in theirs])]
+        dead = np.mean([e["final"]["DEAD"] for e in theirs])
+        print(f"{stage:>6}{true:>9.2f}{old[0]:>10.2f}{proxy:>9.2f}{old[1]:>10.2f}", end="")
+        print(f"{info['dead'].mean():>8.1f}{dead:>10.1f}{spent:>9.0f}")
+
+
+if __name__ == "__main__":
+    main()
