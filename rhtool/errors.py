@@ -14,6 +14,9 @@ class RhtoolError(Exception):
         lines = [what, f"  where: {where}" if where else "", f"  mend:  {mend}" if mend else ""]
         super().__init__("\n".join(line for line in lines if line))
 
+    def __reduce__(self) -> tuple:
+        return _again, (type(self), self.what, self.where, self.mend)
+
 
 class ConfigError(RhtoolError):
     """A value in the configuration that cannot be used."""
@@ -26,6 +29,13 @@ class MissingExtra(RhtoolError):
         super().__init__(
             f"the package '{package}' is not installed", f"extra '{extra}'", f"pip install 'rhtool[{extra}]'"
         )
+
+
+def _again(cls: type[RhtoolError], what: str, where: str, mend: str) -> RhtoolError:
+    """The error as it was, on the other side of a process's border."""
+    error = cls.__new__(cls)
+    RhtoolError.__init__(error, what, where, mend)
+    return error
 
 
 def nearest(name: str, known: Iterable[str]) -> str:

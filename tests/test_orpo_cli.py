@@ -119,6 +119,30 @@ def test_what_is_missing_is_said_before_anything_is_done(tmp_path):
     assert wrong.returncode == 1 and "divergence=kl" in wrong.stderr
 
 
+@pytest.mark.parametrize(
+    "task, option",
+    [
+        ("bc", "task.every=0"),
+        ("bc", "task.passes=0"),
+        ("bc", "task.validation=1"),
+        ("bc", "task.lr=-1"),
+        ("evaluate", "task.episodes=0"),
+        ("evaluate", "task.evaluation_lanes=-2"),
+        ("orpo", "task.minibatch=0"),
+        ("orpo", "task.init_from_base=true task.hidden=[3]"),
+        ("orpo", "env.level=9"),
+    ],
+)
+def test_numbers_that_cannot_be_used_are_refused_before_anything_is_done(task, option):
+    from rhtool.config import compose
+    from rhtool.errors import ConfigError
+
+    run = compose(f"task={task}", "env=tomato", *option.split())
+    with pytest.raises(ConfigError) as error:
+        run.task.check(run)
+    assert error.value.where.startswith(option.split()[-1].split("=")[0].split(".")[0]) and error.value.mend
+
+
 @pytest.mark.slow
 @pytest.mark.distributed
 def test_ray_workers_train_as_this_process_does(tmp_path):

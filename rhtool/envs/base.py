@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from rhtool.errors import ConfigError, nearest
-from rhtool.schema import check_choices, choice
+from rhtool.schema import check_choices, choice, option_name
 
 if TYPE_CHECKING:
     from rhtool.envs.tabular import TabularMDP
@@ -160,8 +160,18 @@ class Env:
         return self.base_policy or str(Path(inspect.getfile(type(self))).parent / "base_policy")
 
     def base_policy_command(self) -> str:
-        """How to make a base policy, for the error of a run that lacks one."""
-        return ""
+        """How to make a base policy, for the error of a run that lacks one: by cloning the controller, or by a few iterations
+        of PPO on the true reward where there is none."""
+        from rhtool.envs.vector import VectorEnv
+
+        name = option_name(type(self))
+        controlled = self.vector_class().base_action is not VectorEnv.base_action
+        task = "task=bc" if controlled else "task=orpo divergence=none env.reward_fun=true task.iterations=3"
+        return f"rhtool {task} env={name} dir=base/{name}, then env.base_policy=base/{name}"
+
+    def check(self) -> None:
+        """Raise what making the environment would raise: a package or file that is missing, a value that cannot be used."""
+        self.make_vec(1).close()
 
     def inputs(self) -> dict[str, str]:
         """`{name: path}` of the files whose content decides what the environment is; their hashes enter the fingerprint."""

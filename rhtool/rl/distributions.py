@@ -134,5 +134,13 @@ def action_distribution(space: gym.Space, margin: float = 0.01) -> ActionDistrib
     if isinstance(space, gym.spaces.Discrete) and space.start == 0:
         return Categorical(space)
     if isinstance(space, gym.spaces.Box):
-        return Beta(space, margin) if space.is_bounded() else Gaussian(space)
+        if space.is_bounded():
+            return Beta(space, margin)
+        if not (np.isfinite(space.low).any() or np.isfinite(space.high).any()):
+            return Gaussian(space)
+        raise ConfigError(
+            f"{space} is bounded on some sides only",
+            "env",
+            "bound it on all (gymnasium.wrappers.RescaleAction) or on none",
+        )
     raise ConfigError(f"no action distribution for {space}", "env", "use a Discrete or Box action space")

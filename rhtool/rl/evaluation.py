@@ -96,6 +96,7 @@ def returns(steps: Rollout, mask: Tensor) -> dict[str, float]:
         "mean/proxy": float(steps.proxy[mask].mean()),
         "mean/true": float(steps.true[mask].mean()),
         "episode/length": float(counted["length"].mean()),
+        "episodes": len(counted["length"]),
         **{key: float(values.mean()) for key, values in counted.items() if key.startswith("env/")},
     }
 
@@ -161,9 +162,7 @@ def cross_fitted(
 
     `inputs` are the features (N, F) and (M, F), `known` the parts of the scores, (N,) and (M,), that need not be learnt.
     """
-    # Every feature from 0 to 1: the ratio of densities does not depend on units, learning it does.
-    low, high = torch.cat(inputs).aminmax(dim=0)
-    inputs = [(x - low) / (high - low).clamp(min=1e-12) for x in inputs]
+    inputs = in_common_units(inputs)
     fold = [torch.arange(len(x)) * folds // max(len(x), 1) for x in inputs]
     d = [torch.empty(len(x)) for x in inputs]
     with torch.random.fork_rng(devices=[]):
@@ -177,6 +176,18 @@ def cross_fitted(
             for part, f, (x, o) in zip(d, fold, test, strict=True):
                 part[f == k] = scores(x) + o
     return d
+
+
+def in_common_units(inputs: list[Tensor]) -> list[Tensor]:
+    """Features (N, F), (M, F) scaled so that the middle 98 % of either's values lie from 0 to 1, and clipped at one such
+    range beyond: the ratio of densities does not depend on units, learning it does. A feature that is the same in more than
+    98 % of the rows is scaled by its extremes."""
+    rows = torch.cat([x[:: len(x) // 50_000 + 1] for x in inputs]).numpy()
+    low, high = (torch.from_numpy(q).to(inputs[0].dtype) for q in np.quantile(rows, (0.01, 0.99), axis=0))
+    everything = torch.cat(inputs).aminmax(dim=0)
+    rare = low == high
+    low, high = torch.where(rare, everything.min, low), torch.where(rare, everything.max, high)
+    return [((x - low) / (high - low).clamp(min=1e-12)).clamp(-1, 2) for x in inputs]
 
 
 def fit_discriminator(
@@ -254,7 +265,7 @@ def exact(env: Env, policy: Policy, base: Policy | None, over: str = "state_acti
 
 
 def write_parquet(path: Path, steps: Rollout, mask: Tensor) -> None:
-    """Rollouts as a table, a row per env step of a first episode, in the order of episodes and then of time.
+    """Rollouts as a table, a row per env step of the episodes that count, in the order of episodes and then of time.
 
     Columns: `episode`, `t` (int32), `obs` (list of float32), `action`, `proxy`, `true` (float64), `terminated`, `truncated` (bool).
     """
@@ -262,11 +273,16 @@ def write_parquet(path: Path, steps: Rollout, mask: Tensor) -> None:
     import pyarrow.parquet as pq
 
     t, lane = mask.T.nonzero().T.flip(0)
+    # Of each lane the episodes follow each other; `episode` numbers them lane by lane.
+    done = (steps.terminated | steps.truncated) & mask
+    place = done.int().cumsum(0) - done.int()
+    first = torch.cat([torch.ones_like(done[:1]), done[:-1]]) & mask
+    start = torch.where(first, torch.arange(len(done))[:, None], 0).cummax(0).values
     actions = steps.actions[t, lane]
     table = pa.table(
         {
-            "episode": lane.numpy().astype(np.int32),
-            "t": t.numpy().astype(np.int32),
+            "episode": (lane * int(done.sum(0).max()) + place[t, lane]).numpy().astype(np.int32),
+            "t": (t - start[t, lane]).numpy().astype(np.int32),
             "obs": _lists(steps.obs[t, lane]),
             "action": actions.numpy() if actions.ndim == 1 else _lists(actions.flatten(1)),
             "proxy": steps.proxy[t, lane].numpy(),

@@ -9,6 +9,7 @@ from typing import Any
 
 import gymnasium as gym
 import numpy as np
+import safetensors
 import safetensors.torch
 import torch
 from torch import Tensor
@@ -103,8 +104,7 @@ class Policy:
                 f"the policy is for observations {policy.observation_space.shape} and actions {policy.action_space},"
                 f" this environment has {spaces[0].shape} and {spaces[1]}",
                 str(path),
-                "train one here: rhtool task=orpo divergence=none env.reward_fun=true dir=outputs/base with the same env.…"
-                " options, then env.base_policy=outputs/base",
+                f"make one with the same env.… options: {env.base_policy_command()}",
             )
         return policy
 
@@ -118,8 +118,14 @@ class Policy:
         path = Path(path)
         for directory in (path, path / "policy"):
             if (directory / "policy.json").is_file():
-                policy = cls.from_spec(json.loads((directory / "policy.json").read_text()))
-                policy.weights = safetensors.torch.load_file(directory / "policy.safetensors")
+                try:
+                    policy = cls.from_spec(json.loads((directory / "policy.json").read_text()))
+                    policy.weights = safetensors.torch.load_file(directory / "policy.safetensors")
+                except (OSError, ValueError, KeyError, TypeError, RuntimeError, safetensors.SafetensorError) as error:
+                    why = str(error).splitlines()[0]
+                    raise RhtoolError(
+                        f"the policy cannot be read ({type(error).__name__}: {why})", str(directory), "make it again"
+                    ) from error
                 return policy
         if not path.is_dir():
             raise RhtoolError(f"there is no policy at {path}", str(path), "give a run's directory: outputs/…/seed=0")
@@ -141,8 +147,6 @@ class Interface:
     """float32 (D,)"""
     latest: np.ndarray
     """int64: the columns of a flattened observation that describe the newest state"""
-    has_controller: bool
-    """`base_action` gives actions"""
 
     @property
     def spaces(self) -> tuple[gym.Space, gym.Space]:
@@ -165,10 +169,8 @@ def interface_of(env: Env) -> Interface:
     shape = probe.single_observation_space.shape
     offset, scale = (np.broadcast_to(x, shape).astype(np.float32).ravel() for x in (probe.obs_offset, probe.obs_scale))
     latest = np.arange(offset.size) if probe.latest is None else probe.latest
-    observations, _ = probe.reset(seed=0)
-    controller = probe.base_action(observations) is not None
     probe.close()
-    return Interface(probe.single_observation_space, probe.single_action_space, offset, scale, latest, controller)
+    return Interface(probe.single_observation_space, probe.single_action_space, offset, scale, latest)
 
 
 def _space_to_json(space: gym.Space) -> dict[str, Any]:

@@ -10,7 +10,7 @@ from ray.rllib.algorithms.algorithm_config import AlgorithmConfig
 from torch import Tensor
 
 from rhtool.envs.base import Env
-from rhtool.errors import ConfigError
+from rhtool.errors import ConfigError, RhtoolError
 from rhtool.rl.policy import Policy
 from rhtool.rl.runner import BatchedEnvRunner, Rollout
 
@@ -57,9 +57,7 @@ class Sampler:
         """The inverse of `get_state`, for the same number of workers."""
         if not self.workers:
             return self.runners[0].set_state(state["0"])
-        import ray
-
-        ray.get([runner.set_state.remote(state[str(i)]) for i, runner in enumerate(self.runners)])
+        _results([runner.set_state.remote(state[str(i)]) for i, runner in enumerate(self.runners)])
 
     def close(self) -> None:
         """Close the envs; end the actors."""
@@ -73,9 +71,19 @@ class Sampler:
     def _all(self, method: str, *args: Any, **kwargs: Any) -> list[Any]:
         if not self.workers:
             return [getattr(self.runners[0], method)(*args, **kwargs)]
-        import ray
+        return _results([getattr(runner, method).remote(*args, **kwargs) for runner in self.runners])
 
-        return ray.get([getattr(runner, method).remote(*args, **kwargs) for runner in self.runners])
+
+def _results(references: list[Any]) -> list[Any]:
+    """What the actors return. An error that a user can mend comes as itself, without Ray's frames around it."""
+    import ray
+
+    try:
+        return ray.get(references)
+    except ray.exceptions.RayTaskError as error:
+        if isinstance(error.cause, RhtoolError):
+            raise error.cause from None
+        raise
 
 
 def start_ray() -> None:

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar
 
 from rhtool.checkpoints import STATE
-from rhtool.errors import MissingExtra, RhtoolError
+from rhtool.errors import ConfigError, MissingExtra, RhtoolError
 
 if TYPE_CHECKING:
     from rhtool.run import Run
@@ -37,6 +37,40 @@ class Task:
     def run(self, run: Run) -> dict[str, float]:
         """Do it, and return `{metric: value}` for `result.json`."""
         raise TypeError(f"{type(self).__name__} does not implement run")
+
+
+AT_LEAST_ONE = (
+    "iterations",
+    "minibatch",
+    "epochs",
+    "discriminator_epochs",
+    "demonstrations",
+    "every",
+    "passes",
+    "episodes",
+    "threads",
+)
+"""fields of tasks that count something"""
+
+
+def check_numbers(task: Task) -> None:
+    """Raise `ConfigError` for a number that cannot be used, in those of the fields below that the task has."""
+    for f in fields(task):
+        value, name = getattr(task, f.name), f.name
+        if name in AT_LEAST_ONE and value < 1:
+            raise ConfigError(f"{value} is too small", f"task.{name}", "choose 1 or more")
+        if name == "evaluation_lanes" and value < 0:
+            raise ConfigError(
+                f"{value} copies of the env", "task.evaluation_lanes", "choose 1 or more; 0: one for each episode"
+            )
+        if name == "lr" and not value > 0:
+            raise ConfigError(f"{value} is not a learning rate", "task.lr", "choose a number above 0")
+        if name == "validation" and not 0 <= value < 1:
+            raise ConfigError(f"{value} is not a share", "task.validation", "choose 0 or more, and below 1")
+        if name == "gamma" and not 0 <= value < 1:
+            raise ConfigError(f"{value} is not a discount", "task.gamma", "choose 0 or more, and below 1")
+        if name == "hidden" and (not value or min(value) < 1):
+            raise ConfigError(f"{value} are no layers", "task.hidden", "write task.hidden=[64,64]")
 
 
 def require_rl() -> None:

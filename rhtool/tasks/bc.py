@@ -10,7 +10,7 @@ from rhtool.envs.base import Cloning
 from rhtool.errors import RhtoolError
 from rhtool.run import Run
 from rhtool.schema import choice
-from rhtool.tasks.base import Task, require_rl
+from rhtool.tasks.base import Task, check_numbers, require_rl
 
 
 @dataclass
@@ -43,6 +43,8 @@ class Bc(Cloning, Task):
     def check(self, run: Run) -> None:
         """Is the demonstrator there?"""
         require_rl()
+        check_numbers(self)
+        run.env.check()
         if self.demonstrator not in ("", "random") and not Path(self.demonstrator).exists():
             raise RhtoolError(
                 f"there is no demonstrator at {self.demonstrator}",

@@ -11,7 +11,7 @@ from rhtool.envs.base import Training
 from rhtool.errors import ConfigError
 from rhtool.run import Run
 from rhtool.schema import choice
-from rhtool.tasks.base import Task, require_policy, require_rl
+from rhtool.tasks.base import Task, check_numbers, require_policy, require_rl
 
 if TYPE_CHECKING:
     from rhtool.rl.policy import Policy
@@ -73,16 +73,27 @@ class Orpo(Training, Task):
         from rhtool.rl.policy import Policy
 
         path = Path(run.env.base_policy_path())
-        policy = Policy.load(path) if path.exists() else None
+        # The run that makes the base policy has nothing to be compared with yet.
+        there = path.exists() and path.resolve() != run.path.resolve()
+        policy = Policy.load(path) if there else None
         return policy if policy and policy.fits(run.env) else None
 
     def check(self, run: Run) -> None:
         """Base policies there? Options that go together?"""
         require_rl()
+        check_numbers(self)
+        run.env.check()
         if self.needs_base(run):
             where = "task.base_policies" if self.base_policies else "env.base_policy"
             for path in self.base_paths(run):
                 require_policy(path, where, "" if self.base_policies else run.env.base_policy_command())
+        for name in ("network", "hidden", "share_value") if self.init_from_base else ():
+            if f"task.{name}" in run.tuned:
+                raise ConfigError(
+                    "the policy starts from the base policy's weights, and so with its network",
+                    f"task.{name}",
+                    f"leave task.{name} out, or set task.init_from_base=false",
+                )
         if self.split and not (isinstance(run.divergence, KL) and run.divergence.over == "state_action"):
             raise ConfigError(
                 "split is the chain rule of KL", "task.split", "use divergence=kl divergence.over=state_action"
@@ -108,13 +119,6 @@ class Orpo(Training, Task):
                 )
             if run.divergence.over == "action" and self.divergence_measure == "sqrt_chi2":
                 raise ConfigError("it is not measured over actions", "task.divergence_measure", "choose kl or chi2")
-        for name in ("minibatch", "epochs", "discriminator_epochs", "episodes", "threads"):
-            if getattr(self, name) < 1:
-                raise ConfigError(f"{getattr(self, name)} is too small", f"task.{name}", "choose 1 or more")
-        if not self.hidden or min(self.hidden) < 1:
-            raise ConfigError(f"{self.hidden} are no layers", "task.hidden", "write task.hidden=[64,64]")
-        if not 0 <= self.gamma < 1:
-            raise ConfigError(f"{self.gamma} is not a discount", "task.gamma", "choose 0 or more, and below 1")
         if self.lanes < 1 or self.batch < self.lanes:
             raise ConfigError(f"batch {self.batch} for {self.lanes} lanes", "task.batch", "at least one step per lane")
 

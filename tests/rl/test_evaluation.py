@@ -10,7 +10,15 @@ import torch
 from rhtool.config import compose
 from rhtool.hacking import correlation
 from rhtool.rl import evaluation
-from rhtool.rl.evaluation import estimated_divergences, evaluate, exact, returns, rollout, write_parquet
+from rhtool.rl.evaluation import (
+    estimated_divergences,
+    evaluate,
+    exact,
+    in_common_units,
+    returns,
+    rollout,
+    write_parquet,
+)
 from rhtool.rl.policy import Policy, interface_of
 from tests.rl.conftest import uniform
 
@@ -238,3 +246,28 @@ def test_episodes_spread_over_few_lanes_are_whole_and_as_many_in_each(toy):
         totals += [float(steps.true[a:b, lane].sum()) for a, b in itertools.pairwise(ends)]
     assert len(totals) == 32 and found["true/return"] == pytest.approx(np.mean(totals))
     assert found["true/return_se"] == pytest.approx(np.std(totals, ddof=1) / 32**0.5)
+
+
+def test_a_table_of_episodes_that_share_lanes_numbers_them_and_restarts_their_time(toy, tmp_path):
+    env, policy = toy
+    steps, mask = rollout(env, policy, 10, seed=4, lanes=3)
+    write_parquet(tmp_path / "r.parquet", steps, mask)
+    table = pq.read_table(tmp_path / "r.parquet").to_pandas()
+    assert sorted(table["episode"].unique()) == list(range(12)) == table["episode"].drop_duplicates().tolist()
+    for _, episode in table.groupby("episode"):
+        assert episode["t"].tolist() == list(range(len(episode)))
+        assert (episode["terminated"] | episode["truncated"]).tolist() == [False] * (len(episode) - 1) + [True]
+    found = returns(steps, mask)
+    assert table.groupby("episode")["true"].sum().mean() == pytest.approx(found["true/return"])
+    assert found["episodes"] == 12
+
+
+def test_common_units_are_not_set_by_outliers():
+    x = torch.randn(2000, 2)
+    x[:5, 0] = 1000.0
+    bits = (torch.rand(2000, 1) < 0.003).float()
+    a, b = in_common_units([torch.cat([x[:1000], bits[:1000]], 1), torch.cat([x[1000:], bits[1000:]], 1)])
+    both = torch.cat([a, b])
+    middle = both[:, 0].quantile(torch.tensor([0.05, 0.95]))
+    assert middle[1] - middle[0] > 0.5 and both.min() >= -1 and both.max() <= 2
+    torch.testing.assert_close(both[:, 2:], bits)

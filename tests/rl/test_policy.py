@@ -87,8 +87,29 @@ def test_a_discriminator_shown_the_latest_state_sees_those_columns_normalised():
     scale = np.array([0.01] * 6 + [10.0] * 6, np.float32)
     offset = np.array([100.0] * 6 + [0.0] * 6, np.float32)
     space = gym.spaces.Box(0, 0.1, (1,), np.float32)
-    interface = Interface(SERIES, space, offset, scale, np.array([5]), True)
+    interface = Interface(SERIES, space, offset, scale, np.array([5]))
     features = Features("state_action", action_distribution(space), interface, "latest")
     obs, actions = torch.rand(3, 12) * 200, torch.rand(3, 1) * 0.1
     torch.testing.assert_close(features.join(obs, actions), torch.cat([(obs[:, 5:6] - 100) * 0.01, actions], 1))
     assert features.size == 2 and Features("state", action_distribution(space), interface).size == 12
+
+
+@pytest.mark.parametrize("damage", ["weights of another", "half a file", "no network", "not JSON"])
+def test_a_policy_that_cannot_be_read_is_said_to_be_so(damage, tmp_path):
+    space = gym.spaces.Discrete(3)
+    Policy(OBS, space, {"hidden": [8], "share_value": False}).save(tmp_path)
+    weights = tmp_path / "policy.safetensors"
+    if damage == "weights of another":
+        Policy(OBS, space, {"hidden": [9], "share_value": False}).save(tmp_path / "other")
+        weights.write_bytes((tmp_path / "other/policy.safetensors").read_bytes())
+    elif damage == "half a file":
+        weights.write_bytes(weights.read_bytes()[:200])
+    else:
+        (tmp_path / "policy.json").write_text('{"schema": 1}' if damage == "no network" else "{")
+    with pytest.raises(RhtoolError, match="cannot be read"):
+        Policy.load(tmp_path)
+
+
+def test_a_box_bounded_on_one_side_is_refused():
+    with pytest.raises(RhtoolError, match="some sides"):
+        action_distribution(gym.spaces.Box(0, np.inf, (1,), np.float32))
