@@ -550,6 +550,27 @@ def test_six_persons_of_nursing_homes_begin_each_strain():
     assert spread.min() > 0 and spread.mean() == pytest.approx(0.026, abs=0.003)
 
 
+def test_the_second_strain_starts_and_spreads_whoever_died_before_it():
+    """The first six who are left begin it, and two who have the first strain can still give each other the second."""
+    env = make(invisible_deaths=False, alpha_hides_delta=False)
+    env.day[0], env.delta_start[0] = 96, 95
+    gone, tonight = [0, 2], 3
+    env.course[0, 0], env.caught[0] = PRE_ASYMPTOMATIC, -1
+    env.course[0, 0, gone], env.summary[0, gone] = DECEASED, S_DEAD
+    env.chances[0] = 0
+    env.course[0, 0, tonight], env.chances[0, 0, HOSPITALISED, :, 1] = HOSPITALISED, 1
+    midnight(env._rng[0], env.tables, env.quirks, env._world(), 0)
+    assert np.flatnonzero(env.course[0, 1] == EXPOSED).tolist() == [1, 4, 5, 6, 7, 8]
+    assert env.course[0, 1, gone].tolist() == [UNKNOWN] * 2 and env.summary[0, tonight] == S_DEAD
+    env.course[0, 1, 1], env.spread[0, 1] = PRE_ASYMPTOMATIC, 1
+    classify(env.course[0], env.caught[0], env._memory)
+    env.place[0, 1:], env.role[0], env.present[0] = place_of(env, "Office"), ASSIGNED, 0
+    env.place[0, gone] = -1
+    env.present[0, ASSIGNED, place_of(env, "Office")] = 497
+    meet(env._rng[0], env.tables, False, env._world(), 0, env._memory)
+    assert (env.caught[0, 1] >= 0).any()
+
+
 def test_summaries_of_two_strains():
     order = [S_DEAD, S_CRITICAL, S_INFECTED, S_RECOVERED, S_NONE]
     for i, a in enumerate(order):
@@ -748,6 +769,26 @@ def test_with_the_quirk_a_plan_moves_on_late_and_stays_at_its_end():
     assert follow(env, 3) == [1, 1, 1]  # the second episode begins at the last entry
     env.reset(seed=0)
     assert follow(env, 3) == [0, 0, 0]
+
+
+def test_a_second_episode_of_a_mixture_stays_at_the_end_of_its_own_plan():
+    """The entry carried over may lie past the end of the new plan."""
+    rules = {"regulations": str(DATA / "hamlet_rules5.yaml")}
+    env = make(60, seed=1, strategy="mixture", inverted_controller=False, **HAMLET | rules)
+    for _ in range(32):
+        env.step(env.base_action(env.observe()))
+    env.reset()
+    plans = list(strategies.PLANS.values())
+    past = 0
+    for lane, stage in enumerate(strategies.planned(env.strategy, env.entry, env.day, True)):
+        plan, entry = plans[env.strategy[lane]], int(env.entry[lane])
+        past += entry >= len(plan)
+        assert stage == plan[min(entry, len(plan) - 1)][0]
+    assert past > 10
+    for _ in range(5):
+        env.step(env.base_action(env.observe()))
+    for stage in range(5):  # the plans S0 to S4 come first
+        assert (env.stage[env.strategy == stage] == stage).all()
 
 
 def test_a_mixture_draws_one_of_the_ten_for_each_episode():
