@@ -844,7 +844,41 @@ def written(tmp_path, source: str, old: str, new: str) -> str:
         ("town", "hamlet.yaml", "place: Shop, every: 3", "place: Shopp, every: 3", "did you mean 'Shop'"),
         ("town", "hamlet.yaml", "retest: 0.033, ", "", "testing.retest"),
         ("town", "hamlet.yaml", "need_low: [10, 10,", "need_low: [10,", "need_low"),
-        ("town", "hamlet.yaml", "persons: 80", "[persons", "not a YAML"),
+        ("town", "hamlet.yaml", "persons: 80", "[persons", "not a YAML file"),
+        ("town", "hamlet.yaml", "persons: 80", "persons: 80\npersons: 90", "duplicate"),
+        ("town", "hamlet.yaml", "hours: [[8, 19]]", "hours: [7, 20]", "places.Shop.hours\n.*list of lists of whole"),
+        ("town", "hamlet.yaml", "hours: [[8, 19]]", "hours: []", "empty list\n.*places.Shop.hours"),
+        ("town", "hamlet.yaml", "days: [4, 5]", "days: []", "empty list\n.*routines\\[2\\].days"),
+        ("town", "hamlet.yaml", "hours: [12, 13]", "hours: []", "range\n.*routines\\[1\\].hours"),
+        ("town", "hamlet.yaml", "number: 40", "number: 32765", "places.House.number"),
+        ("town", "hamlet.yaml", "jobs: 10, visitors: 12", "jobs: -1, visitors: 12", "places.Shop.jobs"),
+        ("town", "hamlet.yaml", "visitors: 12", "visitors: -1", "places.Shop.visitors\n.*null"),
+        ("town", "hamlet.yaml", "visitors: 12", "visitors: twelve", "places.Shop.visitors\n.*a whole number or null"),
+        ("town", "hamlet.yaml", "patients: 2", "patients: -2", "places.Clinic.patients"),
+        ("town", "hamlet.yaml", "ages: [21, 110]", "ages: [110, 21]", "places.Pub.ages"),
+        ("town", "hamlet.yaml", "min_age: 12", "min_age: 40000", "routines\\[4\\].min_age"),
+        ("town", "hamlet.yaml", "again: 7", "again: 40000", "routines\\[4\\].again"),
+        ("town", "hamlet.yaml", "hospital_need_rate: 0.1695", "hospital_need_rate: 0", "virus.hospital_need_rate"),
+        ("town", "hamlet.yaml", "delta_start: [10, 12]", "delta_start: [10, 3000000000]", "virus.delta_start"),
+        ("town", "hamlet.yaml", "pre_days: 2.3", "pre_days: .inf", "virus.pre_days"),
+        ("town", "hamlet.yaml", "[2.8, 2.9, 3.0]", "[2.8, 2.9, .inf]", "virus.exposed_days"),
+        ("town", "hamlet.yaml", "[2.8, 2.9, 3.0]", "[-2.8, 2.9, .nan]", "virus.exposed_days"),
+        ("town", "hamlet.yaml", "multiplier: 1.5", "multiplier: .inf", "virus.delta.multiplier"),
+        ("town", "hamlet.yaml", "multiplier: 1.5", "multiplier: 0", "virus.delta.multiplier"),
+        ("town", "hamlet.yaml", "spread_sd: 0.05", "spread_sd: 0", "0.0 is not the spread of a probability"),
+        ("town", "hamlet.yaml", "threshold: 5", "threshold: -1", "testing.threshold"),
+        ("regulations", "hamlet_rules.yaml", "{low: 0, high: 0}", "50", "stages\\[2\\].largest_gathering\n.*low, high"),
+        (
+            "regulations",
+            "hamlet_rules.yaml",
+            "distancing: 0.8",
+            "distancing: lots",
+            "2\\].social_distancing\n.*a number",
+        ),
+        ("regulations", "hamlet_rules.yaml", "[Pub, School]", "School", "stages\\[2\\].locked\n.*a list of texts"),
+        ("regulations", "hamlet_rules.yaml", "{stage: 1,", "{stage: 1, color: red,", "'color' .*\n.*stages\\[1\\]\n"),
+        ("regulations", "hamlet_rules.yaml", "{stage: 1,", "{stage: 2,", "stage 2 is given twice"),
+        ("regulations", "hamlet_rules.yaml", "stages:", "", "the file is not a mapping"),
     ],
 )
 def test_a_file_that_does_not_fit_is_named_with_its_mend(tmp_path, field, source, old, new, message):
@@ -852,16 +886,45 @@ def test_a_file_that_does_not_fit_is_named_with_its_mend(tmp_path, field, source
     with pytest.raises(RhtoolError, match=message) as caught:
         make(2, **HAMLET | {field: path})
     assert path in str(caught.value) and "mend:" in str(caught.value)
+    assert len(str(caught.value).splitlines()) == 3
+
+
+def test_all_places_together_fit_their_numbers(tmp_path):
+    text = (DATA / "hamlet.yaml").read_text()
+    text = text.replace("number: 40", "number: 30000").replace("{number: 1, jobs: 10", "{number: 3000, jobs: 10")
+    (tmp_path / "big.yaml").write_text(text)
+    with pytest.raises(RhtoolError, match="33003 places in all"):
+        make(**HAMLET | {"town": str(tmp_path / "big.yaml")})
+
+
+def test_too_few_workers_are_mended_by_more_persons(tmp_path):
+    path = written(tmp_path, "hamlet.yaml", "persons: 80", "persons: 6")
+    with pytest.raises(RhtoolError, match=r"too few workers.*\n.*\n.*add persons"):
+        make(200, **HAMLET | {"town": path})
+
+
+def test_a_single_stage_is_a_regulation(tmp_path):
+    (tmp_path / "one.yaml").write_text("\n".join((DATA / "hamlet_rules.yaml").read_text().splitlines()[:2]))
+    rules = {"regulations": str(tmp_path / "one.yaml"), "variant": "corrected"}
+    env = make(2, render_mode="rgb_array", **HAMLET | rules)
+    for _ in range(3):
+        observation, _, _, _, info = env.step(np.array([0, 2]))
+    assert env.observation_space.contains(observation) and not info["stage"].any() and env.render()
+    assert not env.step(env.base_action(env.observe()))[4]["lower_stage_reward"].any()
 
 
 def test_unknown_names_are_refused():
     for changes, message in (
-        ({"town": "austin_50"}, "did you mean 'austin_500'"),
+        ({"town": "austin_50"}, "did you mean 'austin_500'\\? Or give a path"),
+        ({"town": "nowhere"}, "choose one of austin_500\\. Or give a path"),
         ({"regulations": "austen"}, "did you mean 'austin'"),
         ({"strategy": "S5"}, "S4"),
         ({"true_weights": [1.0]}, "give four"),
         ({"observed_days": 0}, "1 or more"),
-        ({"population_seed": -1}, "0 or more"),
+        ({"population_seed": -1}, "choose 0 to"),
+        ({"population_seed": 2**64}, "choose 0 to"),
+        ({"true_weights": [10.0, math.inf, 0.1, 0.01]}, "true_weights"),
+        ({"proxy_weights": [10.0, math.nan, 0.1, 0.01]}, "proxy_weights"),
     ):
         with pytest.raises(RhtoolError, match=message):
             make(**changes)
@@ -876,3 +939,13 @@ def test_the_picture_shows_what_happened():
     assert full.shape == empty.shape == (540, 900, 3) and (full != empty).mean() > 0.01
     assert (env._curves[0, 19, -1], env._curves[0, 19, 2]) == (2, env.counts[0, 0, S_DEAD])
     assert (env.books[0, 0, S_NONE] <= 80) and np.isnan(env._curves[0, 20:]).all()
+
+
+def test_the_picture_forgets_the_days_after_a_restored_one():
+    env = make(1, render_mode="rgb_array", **HAMLET)
+    for day in range(20):
+        if day == 8:
+            state = env.get_state()
+        env.step([2])
+    env.set_state(state)
+    assert np.isfinite(env._curves[0, :8]).all() and np.isnan(env._curves[0, 8:]).all()
