@@ -214,6 +214,12 @@ def test_working_hours(people):
     assert set(people.work_days[people.who == MINOR].tolist()) == {31}
 
 
+def test_hospital_staff_work_six_days(people):
+    staff = (people.who == WORKER) & (people.work == place_of(people, "Hospital"))
+    days = people.work_days[staff]
+    assert set(days.tolist()) == {63, 126} and (days == 63).mean() == pytest.approx(0.5, abs=0.02)
+
+
 def test_routines_of_each_person(people):
     own = people.own
     assert (own[people.who == WORKER] == 127).all() and (own[people.who == RETIRED] == 63).all()
@@ -336,6 +342,41 @@ def test_social_visits_always_with_the_quirk_and_twelve_days_a_year_without():
         )
 
     assert guests(always) > 100 and guests(mended) == 0
+
+
+def test_a_social_visit_comes_up_again_on_every_seventh_day_only():
+    """Once begun it stays begun until the midnight of a day that seven divides."""
+    env = make(seed=2, sampling_with_replacement=False)
+    workers, begun = np.flatnonzero(env.who[0] == WORKER), []
+    for day in range(15):
+        for hour in range(24):
+            before = (env.started[0, workers] >> 6) & 1
+            act_in(env, hour, day)
+            begun += [(day, p) for p in np.flatnonzero(~before & (env.started[0, workers] >> 6) & 1)]
+    assert len(begun) > 200 and (env.done[0, workers] >> 6).any()
+    weeks = {}
+    for day, p in begun:
+        weeks.setdefault(p, []).append(day // 7)
+    assert all(len(set(visits)) == len(visits) for visits in weeks.values())  # at most one between two such days
+
+
+@pytest.mark.parametrize("explore", [0.05, 0.5])
+def test_the_share_of_visits_that_are_not_to_the_favourite(explore):
+    """Another place is drawn among all of the type, the favourite too."""
+    env, routine = make(seed=1, sampling_with_replacement=False), 2
+    env.tables.explore[WORKER, routine] = explore
+    store, other = (place_of(env, "RetailStore", k) for k in range(2))
+    env.tables.visitors[type_id(env, "RetailStore")] = 500
+    workers, visits = np.flatnonzero(env.who[0] == WORKER), []
+    env.favourite[0, workers, routine], env.own[0, workers], env.work_days[0] = store, 1 << routine, 0
+    for _ in range(15):
+        env.reset()
+        env.due[0, workers] = 1 << routine
+        act_in(env, hour=12, day=1)
+        visits += env.goal[0, workers[env.started[0, workers] > 0], 0].tolist()
+    assert set(visits) == {store, other} and len(visits) > 3000
+    error = math.sqrt(explore / 2 * (1 - explore / 2) / len(visits))
+    assert np.mean(np.array(visits) == other) == pytest.approx(explore / 2, abs=4 * error)
 
 
 def test_stays_last_their_hours_without_the_quirk():
@@ -497,6 +538,24 @@ def test_delta_and_alpha_spread_apart_but_for_the_quirk():
     klass, caught = np.array([2 | 4, 1 | 8], np.uint8), np.full((2, 2), -1, np.int8)
     expose(s, 0, 1, 3, True, klass, spread, multiplier, caught)
     assert caught.tolist() == [[3, -1], [-1, 3]] and klass.tolist() == [2, 1]  # each gave the other one's
+
+
+def test_the_second_strain_spreads_with_its_own_probability():
+    """Two colleagues at a place where every pair meets: spread times the second strain's multiplier."""
+    env, hours = make(), 4000
+    place, mine = place_of(env, "Office"), [10, 11]
+    env.day[0], env.delta_start[0] = 100, 95
+    env.course[0], env.present[0] = RECOVERED, 0
+    env.spread[0], env.multiplier[0] = [[0.9], [0.3]], [1.0, 0.5]
+    env.place[0], env.place[0, mine], env.role[0, mine] = place_of(env, "Home"), place, ASSIGNED
+    env.present[0, ASSIGNED, place] = 2
+    found = 0
+    for _ in range(hours):
+        env.course[0, 1, mine], env.caught[0] = [PRE_ASYMPTOMATIC, SUSCEPTIBLE], -1
+        classify(env.course[0], env.caught[0], env._memory)
+        meet(env._rng[0], env.tables, True, env._world(), 0, env._memory)
+        found += env.caught[0, 1, 11] == type_id(env, "Office")
+    assert found / hours == pytest.approx(0.3 * 0.5, abs=4 * math.sqrt(0.15 * 0.85 / hours))
 
 
 # --- the disease and the tests
