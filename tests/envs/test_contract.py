@@ -247,6 +247,40 @@ np.savez(r"{tmp_path}/out.npz", **{{str(i): np.stack(column) for i, column in en
             np.testing.assert_array_equal(np.stack(column), out[str(i)])
 
 
+STEPS = {"glucose": 150, "signal": 10, "traffic": 100}
+"""steps until an episode has left its mark: a first meal of glucose, cars where traffic is observed"""
+FORGET = {"pandemic": {"schedule_persists": False}}
+"""changes to the configuration without which an episode is meant to remember the one before"""
+
+
+def test_a_reset_forgets_the_episode_before(config):
+    """With the same streams, a second episode begins and goes on as if the first had not been stepped."""
+    name = option_name(type(config))
+    changes, states, after = FORGET.get(name, {}), [], []
+    steps = min(STEPS.get(name, 20), config.horizon - 1)
+    actions = None
+    for used in (False, True):
+        env = config.make_vec(2, autoreset_mode="NextStep", **changes)
+        observations, _ = env.reset(seed=5)
+        first = env.get_state()
+        actions = some_actions(env, steps) if actions is None else actions
+        for random in actions[: steps if used else 0]:
+            controller = env.base_action(observations)
+            continuous = controller is not None and isinstance(env.single_action_space, gymnasium.spaces.Box)
+            observations = env.step(controller if continuous else random)[0]
+        if used:
+            changed = [key for key, value in env.get_state().items() if not np.array_equal(value, first[key])]
+            assert "elapsed" in changed and len(changed) > 2
+        env.set_state(env.get_state() | {"rng": first["rng"]})
+        env.reset()
+        states.append(env.get_state())
+        after.append(run(env, actions[:3]))
+        env.close()
+    for key, value in states[0].items():
+        np.testing.assert_array_equal(states[1][key], value, err_msg=key)
+    same(*after)
+
+
 def test_a_snapshot_and_returned_arrays_are_copies(config):
     env = config.make_vec(3, seed=0, horizon=5, autoreset_mode="SameStep")
     env.reset()

@@ -214,6 +214,12 @@ def test_working_hours(people):
     assert set(people.work_days[people.who == MINOR].tolist()) == {31}
 
 
+def test_hospital_staff_work_six_days(people):
+    staff = (people.who == WORKER) & (people.work == place_of(people, "Hospital"))
+    days = people.work_days[staff]
+    assert set(days.tolist()) == {63, 126} and (days == 63).mean() == pytest.approx(0.5, abs=0.02)
+
+
 def test_routines_of_each_person(people):
     own = people.own
     assert (own[people.who == WORKER] == 127).all() and (own[people.who == RETIRED] == 63).all()
@@ -336,6 +342,41 @@ def test_social_visits_always_with_the_quirk_and_twelve_days_a_year_without():
         )
 
     assert guests(always) > 100 and guests(mended) == 0
+
+
+def test_a_social_visit_comes_up_again_on_every_seventh_day_only():
+    """Once begun it stays begun until the midnight of a day that seven divides."""
+    env = make(seed=2, sampling_with_replacement=False)
+    workers, begun = np.flatnonzero(env.who[0] == WORKER), []
+    for day in range(15):
+        for hour in range(24):
+            before = (env.started[0, workers] >> 6) & 1
+            act_in(env, hour, day)
+            begun += [(day, p) for p in np.flatnonzero(~before & (env.started[0, workers] >> 6) & 1)]
+    assert len(begun) > 200 and (env.done[0, workers] >> 6).any()
+    weeks = {}
+    for day, p in begun:
+        weeks.setdefault(p, []).append(day // 7)
+    assert all(len(set(visits)) == len(visits) for visits in weeks.values())  # at most one between two such days
+
+
+@pytest.mark.parametrize("explore", [0.05, 0.5])
+def test_the_share_of_visits_that_are_not_to_the_favourite(explore):
+    """Another place is drawn among all of the type, the favourite too."""
+    env, routine = make(seed=1, sampling_with_replacement=False), 2
+    env.tables.explore[WORKER, routine] = explore
+    store, other = (place_of(env, "RetailStore", k) for k in range(2))
+    env.tables.visitors[type_id(env, "RetailStore")] = 500
+    workers, visits = np.flatnonzero(env.who[0] == WORKER), []
+    env.favourite[0, workers, routine], env.own[0, workers], env.work_days[0] = store, 1 << routine, 0
+    for _ in range(15):
+        env.reset()
+        env.due[0, workers] = 1 << routine
+        act_in(env, hour=12, day=1)
+        visits += env.goal[0, workers[env.started[0, workers] > 0], 0].tolist()
+    assert set(visits) == {store, other} and len(visits) > 3000
+    error = math.sqrt(explore / 2 * (1 - explore / 2) / len(visits))
+    assert np.mean(np.array(visits) == other) == pytest.approx(explore / 2, abs=4 * error)
 
 
 def test_stays_last_their_hours_without_the_quirk():
@@ -499,6 +540,24 @@ def test_delta_and_alpha_spread_apart_but_for_the_quirk():
     assert caught.tolist() == [[3, -1], [-1, 3]] and klass.tolist() == [2, 1]  # each gave the other one's
 
 
+def test_the_second_strain_spreads_with_its_own_probability():
+    """Two colleagues at a place where every pair meets: spread times the second strain's multiplier."""
+    env, hours = make(), 4000
+    place, mine = place_of(env, "Office"), [10, 11]
+    env.day[0], env.delta_start[0] = 100, 95
+    env.course[0], env.present[0] = RECOVERED, 0
+    env.spread[0], env.multiplier[0] = [[0.9], [0.3]], [1.0, 0.5]
+    env.place[0], env.place[0, mine], env.role[0, mine] = place_of(env, "Home"), place, ASSIGNED
+    env.present[0, ASSIGNED, place] = 2
+    found = 0
+    for _ in range(hours):
+        env.course[0, 1, mine], env.caught[0] = [PRE_ASYMPTOMATIC, SUSCEPTIBLE], -1
+        classify(env.course[0], env.caught[0], env._memory)
+        meet(env._rng[0], env.tables, True, env._world(), 0, env._memory)
+        found += env.caught[0, 1, 11] == type_id(env, "Office")
+    assert found / hours == pytest.approx(0.3 * 0.5, abs=4 * math.sqrt(0.15 * 0.85 / hours))
+
+
 # --- the disease and the tests
 
 
@@ -548,6 +607,27 @@ def test_six_persons_of_nursing_homes_begin_each_strain():
     assert set(env.delta_start) <= set(range(95, 105)) and len(set(env.delta_start)) > 5
     spread = env.spread[env.spread > 0]
     assert spread.min() > 0 and spread.mean() == pytest.approx(0.026, abs=0.003)
+
+
+def test_the_second_strain_starts_and_spreads_whoever_died_before_it():
+    """The first six who are left begin it, and two who have the first strain can still give each other the second."""
+    env = make(invisible_deaths=False, alpha_hides_delta=False)
+    env.day[0], env.delta_start[0] = 96, 95
+    gone, tonight = [0, 2], 3
+    env.course[0, 0], env.caught[0] = PRE_ASYMPTOMATIC, -1
+    env.course[0, 0, gone], env.summary[0, gone] = DECEASED, S_DEAD
+    env.chances[0] = 0
+    env.course[0, 0, tonight], env.chances[0, 0, HOSPITALISED, :, 1] = HOSPITALISED, 1
+    midnight(env._rng[0], env.tables, env.quirks, env._world(), 0)
+    assert np.flatnonzero(env.course[0, 1] == EXPOSED).tolist() == [1, 4, 5, 6, 7, 8]
+    assert env.course[0, 1, gone].tolist() == [UNKNOWN] * 2 and env.summary[0, tonight] == S_DEAD
+    env.course[0, 1, 1], env.spread[0, 1] = PRE_ASYMPTOMATIC, 1
+    classify(env.course[0], env.caught[0], env._memory)
+    env.place[0, 1:], env.role[0], env.present[0] = place_of(env, "Office"), ASSIGNED, 0
+    env.place[0, gone] = -1
+    env.present[0, ASSIGNED, place_of(env, "Office")] = 497
+    meet(env._rng[0], env.tables, False, env._world(), 0, env._memory)
+    assert (env.caught[0, 1] >= 0).any()
 
 
 def test_summaries_of_two_strains():
@@ -750,6 +830,26 @@ def test_with_the_quirk_a_plan_moves_on_late_and_stays_at_its_end():
     assert follow(env, 3) == [0, 0, 0]
 
 
+def test_a_second_episode_of_a_mixture_stays_at_the_end_of_its_own_plan():
+    """The entry carried over may lie past the end of the new plan."""
+    rules = {"regulations": str(DATA / "hamlet_rules5.yaml")}
+    env = make(60, seed=1, strategy="mixture", inverted_controller=False, **HAMLET | rules)
+    for _ in range(32):
+        env.step(env.base_action(env.observe()))
+    env.reset()
+    plans = list(strategies.PLANS.values())
+    past = 0
+    for lane, stage in enumerate(strategies.planned(env.strategy, env.entry, env.day, True)):
+        plan, entry = plans[env.strategy[lane]], int(env.entry[lane])
+        past += entry >= len(plan)
+        assert stage == plan[min(entry, len(plan) - 1)][0]
+    assert past > 10
+    for _ in range(5):
+        env.step(env.base_action(env.observe()))
+    for stage in range(5):  # the plans S0 to S4 come first
+        assert (env.stage[env.strategy == stage] == stage).all()
+
+
 def test_a_mixture_draws_one_of_the_ten_for_each_episode():
     env = make(400, seed=1, **HAMLET)
     shares = np.bincount(env.strategy, minlength=10) / 400
@@ -803,7 +903,41 @@ def written(tmp_path, source: str, old: str, new: str) -> str:
         ("town", "hamlet.yaml", "place: Shop, every: 3", "place: Shopp, every: 3", "did you mean 'Shop'"),
         ("town", "hamlet.yaml", "retest: 0.033, ", "", "testing.retest"),
         ("town", "hamlet.yaml", "need_low: [10, 10,", "need_low: [10,", "need_low"),
-        ("town", "hamlet.yaml", "persons: 80", "[persons", "not a YAML"),
+        ("town", "hamlet.yaml", "persons: 80", "[persons", "not a YAML file"),
+        ("town", "hamlet.yaml", "persons: 80", "persons: 80\npersons: 90", "duplicate"),
+        ("town", "hamlet.yaml", "hours: [[8, 19]]", "hours: [7, 20]", "places.Shop.hours\n.*list of lists of whole"),
+        ("town", "hamlet.yaml", "hours: [[8, 19]]", "hours: []", "empty list\n.*places.Shop.hours"),
+        ("town", "hamlet.yaml", "days: [4, 5]", "days: []", "empty list\n.*routines\\[2\\].days"),
+        ("town", "hamlet.yaml", "hours: [12, 13]", "hours: []", "range\n.*routines\\[1\\].hours"),
+        ("town", "hamlet.yaml", "number: 40", "number: 32765", "places.House.number"),
+        ("town", "hamlet.yaml", "jobs: 10, visitors: 12", "jobs: -1, visitors: 12", "places.Shop.jobs"),
+        ("town", "hamlet.yaml", "visitors: 12", "visitors: -1", "places.Shop.visitors\n.*null"),
+        ("town", "hamlet.yaml", "visitors: 12", "visitors: twelve", "places.Shop.visitors\n.*a whole number or null"),
+        ("town", "hamlet.yaml", "patients: 2", "patients: -2", "places.Clinic.patients"),
+        ("town", "hamlet.yaml", "ages: [21, 110]", "ages: [110, 21]", "places.Pub.ages"),
+        ("town", "hamlet.yaml", "min_age: 12", "min_age: 40000", "routines\\[4\\].min_age"),
+        ("town", "hamlet.yaml", "again: 7", "again: 40000", "routines\\[4\\].again"),
+        ("town", "hamlet.yaml", "hospital_need_rate: 0.1695", "hospital_need_rate: 0", "virus.hospital_need_rate"),
+        ("town", "hamlet.yaml", "delta_start: [10, 12]", "delta_start: [10, 3000000000]", "virus.delta_start"),
+        ("town", "hamlet.yaml", "pre_days: 2.3", "pre_days: .inf", "virus.pre_days"),
+        ("town", "hamlet.yaml", "[2.8, 2.9, 3.0]", "[2.8, 2.9, .inf]", "virus.exposed_days"),
+        ("town", "hamlet.yaml", "[2.8, 2.9, 3.0]", "[-2.8, 2.9, .nan]", "virus.exposed_days"),
+        ("town", "hamlet.yaml", "multiplier: 1.5", "multiplier: .inf", "virus.delta.multiplier"),
+        ("town", "hamlet.yaml", "multiplier: 1.5", "multiplier: 0", "virus.delta.multiplier"),
+        ("town", "hamlet.yaml", "spread_sd: 0.05", "spread_sd: 0", "0.0 is not the spread of a probability"),
+        ("town", "hamlet.yaml", "threshold: 5", "threshold: -1", "testing.threshold"),
+        ("regulations", "hamlet_rules.yaml", "{low: 0, high: 0}", "50", "stages\\[2\\].largest_gathering\n.*low, high"),
+        (
+            "regulations",
+            "hamlet_rules.yaml",
+            "distancing: 0.8",
+            "distancing: lots",
+            "2\\].social_distancing\n.*a number",
+        ),
+        ("regulations", "hamlet_rules.yaml", "[Pub, School]", "School", "stages\\[2\\].locked\n.*a list of texts"),
+        ("regulations", "hamlet_rules.yaml", "{stage: 1,", "{stage: 1, color: red,", "'color' .*\n.*stages\\[1\\]\n"),
+        ("regulations", "hamlet_rules.yaml", "{stage: 1,", "{stage: 2,", "stage 2 is given twice"),
+        ("regulations", "hamlet_rules.yaml", "stages:", "", "the file is not a mapping"),
     ],
 )
 def test_a_file_that_does_not_fit_is_named_with_its_mend(tmp_path, field, source, old, new, message):
@@ -811,16 +945,45 @@ def test_a_file_that_does_not_fit_is_named_with_its_mend(tmp_path, field, source
     with pytest.raises(RhtoolError, match=message) as caught:
         make(2, **HAMLET | {field: path})
     assert path in str(caught.value) and "mend:" in str(caught.value)
+    assert len(str(caught.value).splitlines()) == 3
+
+
+def test_all_places_together_fit_their_numbers(tmp_path):
+    text = (DATA / "hamlet.yaml").read_text()
+    text = text.replace("number: 40", "number: 30000").replace("{number: 1, jobs: 10", "{number: 3000, jobs: 10")
+    (tmp_path / "big.yaml").write_text(text)
+    with pytest.raises(RhtoolError, match="33003 places in all"):
+        make(**HAMLET | {"town": str(tmp_path / "big.yaml")})
+
+
+def test_too_few_workers_are_mended_by_more_persons(tmp_path):
+    path = written(tmp_path, "hamlet.yaml", "persons: 80", "persons: 6")
+    with pytest.raises(RhtoolError, match=r"too few workers.*\n.*\n.*add persons"):
+        make(200, **HAMLET | {"town": path})
+
+
+def test_a_single_stage_is_a_regulation(tmp_path):
+    (tmp_path / "one.yaml").write_text("\n".join((DATA / "hamlet_rules.yaml").read_text().splitlines()[:2]))
+    rules = {"regulations": str(tmp_path / "one.yaml"), "variant": "corrected"}
+    env = make(2, render_mode="rgb_array", **HAMLET | rules)
+    for _ in range(3):
+        observation, _, _, _, info = env.step(np.array([0, 2]))
+    assert env.observation_space.contains(observation) and not info["stage"].any() and env.render()
+    assert not env.step(env.base_action(env.observe()))[4]["lower_stage_reward"].any()
 
 
 def test_unknown_names_are_refused():
     for changes, message in (
-        ({"town": "austin_50"}, "did you mean 'austin_500'"),
+        ({"town": "austin_50"}, "did you mean 'austin_500'\\? Or give a path"),
+        ({"town": "nowhere"}, "choose one of austin_500\\. Or give a path"),
         ({"regulations": "austen"}, "did you mean 'austin'"),
         ({"strategy": "S5"}, "S4"),
         ({"true_weights": [1.0]}, "give four"),
         ({"observed_days": 0}, "1 or more"),
-        ({"population_seed": -1}, "0 or more"),
+        ({"population_seed": -1}, "choose 0 to"),
+        ({"population_seed": 2**64}, "choose 0 to"),
+        ({"true_weights": [10.0, math.inf, 0.1, 0.01]}, "true_weights"),
+        ({"proxy_weights": [10.0, math.nan, 0.1, 0.01]}, "proxy_weights"),
     ):
         with pytest.raises(RhtoolError, match=message):
             make(**changes)
@@ -835,3 +998,13 @@ def test_the_picture_shows_what_happened():
     assert full.shape == empty.shape == (540, 900, 3) and (full != empty).mean() > 0.01
     assert (env._curves[0, 19, -1], env._curves[0, 19, 2]) == (2, env.counts[0, 0, S_DEAD])
     assert (env.books[0, 0, S_NONE] <= 80) and np.isnan(env._curves[0, 20:]).all()
+
+
+def test_the_picture_forgets_the_days_after_a_restored_one():
+    env = make(1, render_mode="rgb_array", **HAMLET)
+    for day in range(20):
+        if day == 8:
+            state = env.get_state()
+        env.step([2])
+    env.set_state(state)
+    assert np.isfinite(env._curves[0, :8]).all() and np.isnan(env._curves[0, 8:]).all()

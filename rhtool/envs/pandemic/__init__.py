@@ -93,4 +93,6 @@ def find(folder: str, name: str) -> Path:
     if Path(name).is_file():
         return Path(name)
     field_name = "env.town" if folder == "towns" else "env.regulations"
-    raise ConfigError(f"there is no file '{name}'", field_name, f"{nearest(name, shipped)} Or give a path.")
+    mend = nearest(name, shipped)
+    mend += "" if mend.endswith("?") else "."
+    raise ConfigError(f"there is no file '{name}'", field_name, f"{mend} Or give a path.")

@@ -167,7 +167,9 @@ def meet(s, tables, hides, world, i, memory):
     spread, multiplier, caught = world.spread[i], world.multiplier[i], world.caught[i]
     klass, ill, well, head, link = memory.klass, memory.ill, memory.well, memory.head, memory.link
     touched, members, drawn, pairs = memory.touched, memory.members, memory.drawn, memory.pairs
-    both = world.course[i, 1, 0] >= 0
+    # By the clock: no person stands for the others, who may have died before the second strain started. In the hour before
+    # it starts nobody is open to it, so that nothing comes of a pair drawn in vain.
+    both = world.day[i] > world.delta_start[i]
     if memory.size[1] == 0 and not both:
         return
     places = 0

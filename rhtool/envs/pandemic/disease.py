@@ -158,7 +158,7 @@ def midnight(s, tables, quirks, world, i):
     for x in range(3):
         for y in range(5):
             counts[x, y] = 0
-    news = np.empty(3, np.int8)
+    news, seeds = np.empty(3, np.int8), np.zeros(2, np.int64)
     for p in range(len(summary)):
         if not quirks.invisible_deaths and summary[p] == S_DEAD:
             for strain in range(2):
@@ -168,8 +168,10 @@ def midnight(s, tables, quirks, world, i):
         for strain in range(strains):
             now = course[strain, p]
             if now == UNKNOWN:
-                now = EXPOSED if p < tables.initial else SUSCEPTIBLE
+                gone = not quirks.invisible_deaths and course[0, p] == DECEASED
+                now = EXPOSED if seeds[strain] < tables.initial and not gone else SUSCEPTIBLE
                 if now == EXPOSED:
+                    seeds[strain] += 1
                     spread[strain, p] = infectiousness(s, tables.spread[strain, 0], tables.spread[strain, 1])
             if now == SUSCEPTIBLE:
                 if caught[strain, p] >= 0:

@@ -63,17 +63,17 @@ class PandemicVectorEnv(VectorEnv):
         if config.strategy not in names:
             raise ConfigError(f"no strategy '{config.strategy}'", "env.strategy", nearest(config.strategy, names))
         for field in ("true_weights", "proxy_weights"):
-            if len(getattr(config, field)) != 4:
-                mend = "give four: critical, political, lower stage, smooth"
-                raise ConfigError(f"{len(getattr(config, field))} weights", f"env.{field}", mend)
+            weights = getattr(config, field)
+            if len(weights) != 4 or not np.isfinite(weights).all():
+                what = f"{len(weights)} weights" if len(weights) != 4 else f"{list(weights)} are not all finite"
+                raise ConfigError(what, f"env.{field}", "give four: critical, political, lower stage, smooth")
         if config.observed_days < 1:
             raise ConfigError(
                 f"{config.observed_days} days are no observation", "env.observed_days", "choose 1 or more"
             )
-        if config.population_seed is not None and config.population_seed < 0:
-            raise ConfigError(
-                f"{config.population_seed} is no seed", "env.population_seed", "choose 0 or more, or null"
-            )
+        if config.population_seed is not None and not 0 <= config.population_seed < 2**64:
+            mend = "choose 0 to 2**64 - 1, or null"
+            raise ConfigError(f"{config.population_seed} is no seed", "env.population_seed", mend)
         self.town = town.load(find("towns", config.town))
         """the town's file"""
         self.stages = regulation.load(find("regulations", config.regulations), self.town)
@@ -116,6 +116,12 @@ class PandemicVectorEnv(VectorEnv):
         value = getattr(config, name)
         return config.variant == "orpo" if value is None else bool(value)
 
+    def set_state(self, state: dict[str, np.ndarray]) -> None:
+        """As `VectorEnv.set_state`. A picture forgets the days from the restored one on."""
+        super().set_state(state)
+        if self._curves is not None:
+            self._curves[np.arange(self._curves.shape[1]) >= self.day[:, None]] = np.nan
+
     def _world(self) -> World:
         return World(*(getattr(self, name) for name in World._fields))
 
@@ -123,7 +129,7 @@ class PandemicVectorEnv(VectorEnv):
         verdict = population.populate(mask, self.tables, self.quirks.uniform_jobs, *self._rates, rng, world)
         if verdict != population.GOOD:
             what = "homes" if verdict == population.TOO_FEW_HOMES else "workers to live with its minors"
-            mend = "add homes or take persons away" if verdict == population.TOO_FEW_HOMES else "take homes away"
+            mend = "add homes or take persons away" if verdict == population.TOO_FEW_HOMES else "add persons"
             raise ConfigError(f"the town has too few {what}", f"{self.config.town}, places and persons", mend)
 
     def _settle_all(self, seed: int) -> None:

@@ -7,7 +7,8 @@ from pathlib import Path
 
 from omegaconf import MISSING
 
-from rhtool.envs.pandemic.town import Town, read
+from rhtool.envs.pandemic.files import read
+from rhtool.envs.pandemic.town import Town
 from rhtool.errors import ConfigError, nearest
 
 
@@ -55,7 +56,10 @@ def load(path: Path, town: Town) -> list[Stage]:
     regulations: Regulations = read(Regulations, path)
     stages = regulations.stages
     numbers = [stage.stage for stage in stages]
-    for expected in range(max(2, len(stages), max(numbers, default=0) + 1)):
+    for number in numbers:
+        if numbers.count(number) > 1:
+            raise ConfigError(f"stage {number} is given twice", str(path), "number the stages 0, 1, 2, …")
+    for expected in range(max(1, len(stages), max(numbers, default=0) + 1)):
         if expected not in numbers:
             raise ConfigError(f"stage {expected} is missing", str(path), f"add an entry with 'stage: {expected}'")
     if numbers != sorted(numbers):

@@ -26,12 +26,13 @@ MIXTURE = "mixture"
 
 LENGTH = max(map(len, PLANS.values()))
 STAGES = np.zeros((len(PLANS), LENGTH), np.int64)
-"""int64 (10, LENGTH): stage of each entry"""
+"""int64 (10, LENGTH): stage of each entry; after a plan's end that of its last one, since with the quirk
+`schedule_persists` the next episode's plan may be shorter than the entry carried over to it"""
 ENDS = np.full((len(PLANS), LENGTH), FOR_EVER, np.int64)
 """int64 (10, LENGTH): day on which it ends"""
 for _i, _plan in enumerate(PLANS.values()):
     for _j, (STAGES[_i, _j], ENDS[_i, _j]) in enumerate(_plan):
-        pass
+        STAGES[_i, _j:] = _plan[_j][0]
 
 
 def planned(strategy: np.ndarray, entry: np.ndarray, day: np.ndarray, persists: bool) -> np.ndarray:

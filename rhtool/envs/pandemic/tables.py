@@ -230,7 +230,7 @@ def build(town: Town, stages: list[Stage]) -> Tables:
         ),
         sick_home=np.array([stage.stay_home_if_sick for stage in stages]),
         protection=np.array([(0.8 if s.hygiene else 1.0) * (0.6 if s.masks else 1.0) for s in stages]),
-        severity=(np.arange(max(len(stages), 3)) / (len(stages) - 1)) ** 1.5,
+        severity=(np.arange(max(len(stages), 3)) / max(len(stages) - 1, 1)) ** 1.5,
         compliance=float(town.compliance),
         routine_start=float(town.routine_start),
         tests=np.array(

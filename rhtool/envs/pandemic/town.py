@@ -5,13 +5,14 @@ Hours are 0 to 23 and the hour after `last` is not part of [first, last]; days o
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from omegaconf import MISSING, OmegaConf
-from omegaconf.errors import ConfigKeyError, MissingMandatoryValue, OmegaConfBaseException
+from omegaconf import MISSING
 
+from rhtool.envs.pandemic.files import read
 from rhtool.errors import ConfigError, nearest
 
 KINDS = ("home", "school", "hospital", "business")
@@ -21,6 +22,14 @@ AGES = 5
 """brackets of age in the virus's tables: up to 4, 17, 49, 64, and above"""
 MOST_ROUTINES = 16
 """routines that a kind of person can have"""
+MOST_PLACES = 32_767
+"""places of all types: their numbers are int16"""
+MOST = 30_000
+"""persons, and of whatever persons fill"""
+OLDEST = 150
+"""years"""
+LAST_DAY = 10**9
+"""day of an episode; int32 with room to spare"""
 
 
 @dataclass
@@ -100,7 +109,7 @@ class Virus:
     delta: Strain = field(default_factory=Strain)
     """the strain that comes later"""
     initial: int = 6
-    """persons exposed when a strain starts: the first ones of the population, who live in nursing homes"""
+    """persons exposed when a strain starts: the first of the population who are not gone, those in nursing homes"""
     delta_start: list[int] = MISSING
     """[first, last] day after which delta starts, drawn for each episode"""
     symptomatic: float = MISSING
@@ -177,30 +186,6 @@ class Town:
     """the tests"""
 
 
-def read(cls: type, path: Path) -> Any:
-    """The file as an instance of the dataclass `cls`. Raises `ConfigError`, naming file and field, for one that does not
-    fit."""
-    try:
-        given = OmegaConf.load(path)
-        merged = OmegaConf.merge(OmegaConf.structured(cls), given)
-        missing = sorted(OmegaConf.missing_keys(merged))
-        if missing:
-            raise ConfigError(f"'{missing[0]}' is missing", str(path), f"add {', '.join(missing)}")
-        return OmegaConf.to_object(merged)
-    except ConfigError:
-        raise
-    except ConfigKeyError as error:
-        key = str(error.full_key)
-        known = getattr(error.object_type, "__dataclass_fields__", {})
-        mend = nearest(key.split(".")[-1], known) if known else "remove it"
-        raise ConfigError(f"'{key}' is not a field", str(path), mend) from error
-    except (OmegaConfBaseException, MissingMandatoryValue) as error:
-        what = str(error).splitlines()[0]
-        raise ConfigError(what, f"{path}, {getattr(error, 'full_key', '')}", "give a value of that type") from error
-    except Exception as error:
-        raise ConfigError(f"not a YAML mapping: {error}", str(path), "see the files in rhtool/envs/pandemic") from error
-
-
 def load(path: Path) -> Town:
     """The town of a YAML file. Raises `ConfigError`, naming file and field, for one in which nobody could live."""
     town: Town = read(Town, path)
@@ -210,32 +195,48 @@ def load(path: Path) -> Town:
             raise ConfigError(what, f"{path}, {where}", mend)
 
     def windows(ranges: Any, last: int, where: str) -> None:
+        check(ranges is None or len(ranges) > 0, "an empty list", where, "name one or more, or take the field away")
         for pair in ranges or []:
-            check(len(pair) == 2 and 0 <= pair[0] <= pair[1] <= last, f"{pair} is no range", where, f"0 to {last}")
+            good = len(pair) == 2 and 0 <= pair[0] <= pair[1] <= last
+            check(good, f"{pair} is no range", where, f"give [first, last] from 0 to {last}")
 
-    check(6 <= town.persons <= 30_000, f"{town.persons} persons", "persons", "choose 6 to 30000")
+    def weekdays(days: Any, where: str) -> None:
+        check(days is None or len(days) > 0, "an empty list", where, "name one or more, or take the field away")
+        for day in days or []:
+            check(0 <= day <= 6, f"{day} is no day of the week", where, "choose from 0 (Monday) to 6")
+
+    check(6 <= town.persons <= MOST, f"{town.persons} persons", "persons", f"choose 6 to {MOST}")
     for name in ("compliance", "routine_start", "nursing", "single_parents"):
         value = getattr(town, name)
         check(0 <= value <= 1, f"{value} is not a probability", name, "choose a number from 0 to 1")
     for name, place in town.places.items():
         where = f"places.{name}"
         check(place.kind in KINDS, f"'{place.kind}' is not a kind", f"{where}.kind", nearest(place.kind, KINDS))
-        check(1 <= place.number <= 30_000, f"{place.number} of them", f"{where}.number", "choose 1 or more")
+        check(1 <= place.number <= MOST, f"{place.number} of them", f"{where}.number", f"choose 1 to {MOST}")
+        for key in ("jobs", "visitors", "patients"):
+            value = getattr(place, key)
+            mend = f"choose 0 to {MOST}" + (", or null for any number" if key == "visitors" else "")
+            check(value is None or 0 <= value <= MOST, f"{value} {key}", f"{where}.{key}", mend)
         check(place.patients == 0 or place.kind == "hospital", "only a hospital has patients", where, "remove patients")
         check(
             place.attendance is None or place.kind == "school", "only a school has pupils", where, "remove attendance"
         )
         for key in ("at_least", "share"):
             check(len(getattr(place, key)) == 3, "there are three groups", f"{where}.{key}", "give three numbers")
-        check(min(place.at_least) >= 0, "contacts cannot be negative", f"{where}.at_least", "choose 0 or more")
+        good = all(0 <= least <= MOST for least in place.at_least)
+        check(good, f"{place.at_least} contacts", f"{where}.at_least", f"choose 0 to {MOST} for each group")
         shares = all(0 <= share <= 1 for share in place.share)
         check(shares, "a share is not from 0 to 1", f"{where}.share", "choose numbers from 0 to 1")
         windows(place.hours, 23, f"{where}.hours")
         windows(place.attendance, 23, f"{where}.attendance")
-        windows([[day, day] for day in place.days or []], 6, f"{where}.days")
-        check(place.ages is None or len(place.ages) == 2, "ages are two numbers", f"{where}.ages", "[youngest, oldest]")
+        weekdays(place.days, f"{where}.days")
+        ages = [0, OLDEST] if place.ages is None else place.ages
+        good = len(ages) == 2 and 0 <= ages[0] <= ages[1] <= OLDEST
+        check(good, f"{ages} are no ages", f"{where}.ages", f"give [youngest, oldest] from 0 to {OLDEST}")
     homes = [name for name, place in town.places.items() if place.kind == "home"]
     check(len(homes) == 1, f"{len(homes)} types of home", "places", "give exactly one type the kind home")
+    total = sum(place.number for place in town.places.values())
+    check(total <= MOST_PLACES, f"{total} places in all", "places", f"lower their numbers to {MOST_PLACES} in all")
     check(len(town.places) > 1, "nobody has a place to work", "places", "add a type of another kind than home")
     check(len(town.places) <= 30, f"{len(town.places)} types of place", "places", "give at most 30")
     for i, routine in enumerate(town.routines):
@@ -251,11 +252,13 @@ def load(path: Path) -> Town:
         bound = routine.hours is not None or routine.days is not None
         mend = "keep either, since it is due from midnight until done"
         check(routine.every is None or not bound, "both every and hours or days", where, mend)
-        check(routine.again >= 1, f"{routine.again} days", f"{where}.again", "choose 1 or more")
+        check(1 <= routine.again <= MOST, f"{routine.again} days", f"{where}.again", f"choose 1 to {MOST}")
+        good = 0 <= routine.min_age <= OLDEST
+        check(good, f"{routine.min_age} is no age", f"{where}.min_age", f"choose 0 to {OLDEST}")
         good = len(routine.stay) == 2 and 1 <= routine.stay[0] <= routine.stay[1] <= 24
         check(good, f"{routine.stay} is no stay", f"{where}.stay", "[shortest, longest], 1 to 24 hours")
-        windows([routine.hours] if routine.hours else [], 23, f"{where}.hours")
-        windows([[day, day] for day in routine.days or []], 6, f"{where}.days")
+        windows(None if routine.hours is None else [routine.hours], 23, f"{where}.hours")
+        weekdays(routine.days, f"{where}.days")
     for who in WHO:
         count = sum(routine.who == who for routine in town.routines)
         check(count <= MOST_ROUTINES, f"{count} routines of a {who}", "routines", f"give at most {MOST_ROUTINES}")
@@ -272,22 +275,28 @@ def check_virus(town: Town, check: Any) -> None:
         check(good, f"{values} do not fit", f"{where}.{name}", f"give {AGES} numbers from 0 to {most}")
     for name in ("exposed_days", "asymptomatic_days", "symptomatic_days", "hospital_days", "hospital_death_days"):
         values = getattr(virus, name)
-        good = len(values) == 3 and 1 <= values[0] <= values[1] <= values[2]
+        good = len(values) == 3 and 1 <= values[0] <= values[1] <= values[2] < math.inf
         check(good, f"{values} do not fit", f"{where}.{name}", "give [least, mode, most], 1 or more")
     for name in ("symptomatic", "hospital_need_rate", "untreated_recovery", "untreated_death"):
         value = getattr(virus, name)
         check(0 <= value <= 1, f"{value} is not a probability", f"{where}.{name}", "choose a number from 0 to 1")
-    check(virus.pre_days >= 1, f"{virus.pre_days} days", f"{where}.pre_days", "choose 1 or more")
+    mend = "choose a number above 0; need_low and need_high say who never needs one"
+    check(virus.hospital_need_rate > 0, "nobody would come to need it", f"{where}.hospital_need_rate", mend)
+    check(1 <= virus.pre_days < math.inf, f"{virus.pre_days} days", f"{where}.pre_days", "choose 1 or more")
     check(0 <= virus.initial <= town.persons, f"{virus.initial} persons", f"{where}.initial", "0 to all")
     start = virus.delta_start
-    check(
-        len(start) == 2 and 0 <= start[0] <= start[1], f"{start} is no range", f"{where}.delta_start", "[first, last]"
-    )
+    good = len(start) == 2 and 0 <= start[0] <= start[1] <= LAST_DAY
+    check(good, f"{start} is no range", f"{where}.delta_start", f"give [first, last] from 0 to {LAST_DAY}")
     for name in ("alpha", "delta"):
         strain = getattr(virus, name)
         check(0 <= strain.spread <= 1, f"{strain.spread} is no probability", f"{where}.{name}.spread", "0 to 1")
-        check(0 < strain.spread_sd <= 1, f"{strain.spread_sd}", f"{where}.{name}.spread_sd", "more than 0, at most 1")
-        check(strain.multiplier >= 0, f"{strain.multiplier}", f"{where}.{name}.multiplier", "choose 0 or more")
+        good = 0 < strain.spread_sd <= 1
+        what = f"{strain.spread_sd} is not the spread of a probability"
+        check(good, what, f"{where}.{name}.spread_sd", "choose more than 0, at most 1")
+        good = 0 < strain.multiplier < math.inf
+        check(good, f"{strain.multiplier} is no factor", f"{where}.{name}.multiplier", "choose a number above 0")
     for name in ("spontaneous", "symptomatic", "critical", "retest", "false_positive", "false_negative"):
         value = getattr(town.testing, name)
         check(0 <= value <= 1, f"{value} is not a probability", f"testing.{name}", "choose a number from 0 to 1")
+    threshold = town.testing.threshold
+    check(0 <= threshold <= MOST, f"{threshold} persons", "testing.threshold", f"choose 0 to {MOST}")
