@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import shlex
 import subprocess
 import sys
 from pathlib import Path
@@ -237,6 +238,14 @@ def test_without_a_base_policy_the_command_that_makes_one_is_given(tmp_path, mon
     assert made.env.id == "CartPole-v1" and made.env.true_reward == run.env.true_reward
     assert (made.env.reward_fun, made.dir) == ("true", "base/CartPole-v1")
     made.task.check(made)
+    run = compose(
+        *("task=orpo", "env=gym", "divergence=kl", "env.horizon=33"),
+        "env.kwargs={current: 0.2, render_mode: 'a b', deep: {x: [true, null, 1e-3]}}",
+    )
+    found = re.search(r"^rhtool (.*), then", Gym.base_policy_command(run.env))
+    made = compose(*shlex.split(found[1]))
+    assert (made.env.kwargs, made.env.horizon, made.env.id) == (run.env.kwargs, 33, run.env.id)
+    assert "horizon" not in Gym(id="CartPole-v1").base_policy_command()
     run = compose("task=evaluate", "env=gym", "env.id=CartPole-v1")
     with pytest.raises(RhtoolError, match="make one: rhtool"):
         run.task.check(run)
