@@ -137,7 +137,7 @@ def test_lanes_take_patients_in_turn_and_do_not_notice_each_other():
 
 
 @pytest.mark.parametrize(
-    ("text", "mend"), [("adult#011", "did you mean 'adult#0"), ("teenager#1", "choose|did you mean")]
+    ("text", "mend"), [("adult#011", "did you mean 'adult0"), ("teenager#1", "choose|did you mean")]
 )
 def test_an_unknown_patient_is_refused_with_the_nearest(text, mend):
     with pytest.raises(ConfigError, match=mend) as error:
