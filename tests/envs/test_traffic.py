@@ -332,6 +332,8 @@ def test_what_is_drawn_are_the_vehicles(program):
         {"sims_per_step": 0},
         {"max_accel": 0.0},
         {"inflow_rl": -1.0},
+        {"inflow_highway": 1e9},
+        {"inflow_ramp": float("inf")},
         {"sim_step": 0.0},
         {"stale_slots": -1},
     ],
