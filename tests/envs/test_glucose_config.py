@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+import re
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -230,3 +232,9 @@ def test_a_picture_shows_the_days_also_of_a_restored_state():
     np.testing.assert_array_equal(other._trace[0, 1:3, (900 - 48 + np.arange(48)) % 864].T, env.observe()[0])
     act(other, 0.03)
     assert other.render()[0].shape == first.shape
+
+
+def test_the_page_has_every_metric_and_its_unit():
+    page = (Path(__file__).parents[2] / "docs" / "envs" / "glucose.md").read_text()
+    table = page.partition("## Metrics")[2].partition("\n## ")[0]
+    assert re.findall(r"^\| `(\w+)` \| [\w/]+ \| \w", table, re.MULTILINE) == list(made()._metrics())

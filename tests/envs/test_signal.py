@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import importlib.util
+import re
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -10,6 +12,7 @@ import pytest
 from rhtool.config import compose
 from rhtool.envs import sumo
 from rhtool.envs.signal import Signal
+from rhtool.envs.signal.env import METRICS
 from rhtool.errors import ConfigError
 
 pytestmark = [
@@ -186,3 +189,9 @@ def test_numbers_out_of_range_are_named(changes):
     with pytest.raises(ConfigError) as caught:
         Signal(**changes).make_vec(1)
     assert caught.value.where == ", ".join(f"env.{name}" for name in changes)
+
+
+def test_the_page_has_every_metric_and_its_unit():
+    page = (Path(__file__).parents[2] / "docs" / "envs" / "signal.md").read_text()
+    table = page.partition("## Metrics")[2].partition("\n## ")[0]
+    assert re.findall(r"^\| `(\w+)` \| [\w/]+ \| \w", table, re.MULTILINE) == list(METRICS)
