@@ -252,7 +252,7 @@ def test_doctor_examines_and_mends(rhtool: CommandLine) -> None:
     assert lines["python"].startswith("✓") and lines["numpy"].startswith("✓")
     from rhtool.provenance import versions
 
-    for package, version in versions(["eclipse-sumo", "libsumo"]).items():
+    for package, version in versions(["eclipse-sumo", "libsumo", "traci", "sumo-rl"]).items():
         assert package == "python" or f"{package} {version or 'missing'}" in lines["SUMO"]
     assert lines["outputs"].startswith("✗") and "outputs=/a/directory" in lines["outputs"]
 

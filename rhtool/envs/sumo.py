@@ -5,7 +5,8 @@ SUMO comes as wheels (the extra `traffic`): no installation and no `SUMO_HOME` t
 - `libsumo`: the simulator as a library in this process. A call costs 0.2 microseconds, but a process holds one
   simulation, so every lane of a vector environment is a process.
 - `traci`: the simulator as a process of its own behind a socket. A call crosses a socket; any number of
-  simulations, and `sumo-gui`.
+  simulations, and `sumo-gui`. SUMO listens on a port of all interfaces from its start until the connection is made, and
+  has no option to bind it elsewhere.
 
 Both have the same functions, so nothing but this module knows which one is used.
 """
@@ -15,13 +16,17 @@ from __future__ import annotations
 import contextlib
 import importlib
 import importlib.util
+import logging
 import os
 import subprocess
 import sys
+from functools import cache
 from pathlib import Path
 from typing import Any
 
 from rhtool.errors import MissingExtra, RhtoolError
+
+log = logging.getLogger(__name__)
 
 _VARIABLE = "LIBSUMO_AS_TRACI"
 _owner: object | None = None
@@ -33,6 +38,18 @@ def home() -> Path:
     path = package("sumo", "eclipse-sumo").SUMO_HOME
     os.environ.setdefault("SUMO_HOME", path)
     return Path(path)
+
+
+def check() -> None:
+    """Raise `MissingExtra` where SUMO, or the package through which both ways lead, is not installed."""
+    home()
+    installed("traci", "traci")
+
+
+@cache
+def warn_of_traci() -> None:
+    """Say, once in a process, that TraCI takes the place of libsumo."""
+    log.warning("libsumo is not installed: SUMO runs behind a socket, which is slower; pip install 'rhtool[traffic]'")
 
 
 def has_libsumo() -> bool:
@@ -137,7 +154,9 @@ class Simulation:
             and not (os.environ.get("DISPLAY") or os.environ.get("WAYLAND_DISPLAY"))
         ):
             raise RhtoolError(
-                "sumo-gui needs a display, and there is none", "render_mode='human'", "choose render_mode='rgb_array'"
+                "sumo-gui needs a display, and DISPLAY names none",
+                "env.gui=true",
+                "set DISPLAY, or leave env.gui=false; render_mode='rgb_array' draws without a display",
             )
         binary = home() / "bin" / ("sumo-gui" if self.gui else "sumo")
         traci = package("traci", "traci")

@@ -20,8 +20,8 @@ from rhtool.tasks.ls import EXTRAS, installed
 GIGABYTE = 1e9
 ENOUGH = 5
 """GB free under `outputs` below which doctor warns"""
-SUMO = ["eclipse-sumo", "libsumo", "traci"]
-"""the simulator, itself as a library, and itself behind a socket: all of the extra `traffic`"""
+SUMO = ["eclipse-sumo", "libsumo", "traci", "sumo-rl"]
+"""the simulator, itself as a library, itself behind a socket, and what env=signal runs on: all of the extra `traffic`"""
 
 Line = tuple[bool, str, str, str]
 """(all is well, what was looked at, what was found, the command that mends it)"""

@@ -56,7 +56,7 @@ class From5(gymnasium.Env):
 
     def step(self, action):
         if self.fails == "step":
-            raise RuntimeError("the wheels came off")
+            raise RuntimeError("the wheels came off\nand rolled away")
         return np.array(float(action)), 0.0, False, False, {"score": float(action), "gone": {}}
 
 
@@ -84,7 +84,37 @@ class Unseeded(gymnasium.Env):
         return np.random.normal(size=1).astype(np.float32), 0.0, False, False, {"true_reward": 0.0}
 
 
-for cls in (Everything, From5, Odd, Unseeded):
+class Returns(gymnasium.Env):
+    """Returns `obs` from its second step on; `kind` is its space."""
+
+    action_space = Discrete(2)
+    SPACES = {
+        "line": Box(-1, 1, (3,), np.float64),
+        "open": Box(-np.inf, np.inf, (3,), np.float64),
+        "cells": Discrete(4),
+        "dict": Dict(cell=Discrete(4), switches=MultiBinary(2)),
+    }
+
+    def __init__(self, kind: str, obs):
+        self.observation_space, self.kind, self.later = self.SPACES[kind], kind, obs
+
+    def obs(self, t: int):
+        value = self.later if t > 1 else 0 if self.kind in ("cells", "dict") else [0.0] * 3
+        if self.kind == "dict":
+            return {"cell": value, "switches": np.array([0, 1], np.int8)}
+        return value if self.kind == "cells" else np.array(value, self.observation_space.dtype)
+
+    def reset(self, *, seed=None, options=None):
+        super().reset(seed=seed)
+        self.t = 0
+        return self.obs(0), {}
+
+    def step(self, action):
+        self.t += 1
+        return self.obs(self.t), 0.0, False, False, {"true_reward": 0.0}
+
+
+for cls in (Everything, From5, Odd, Unseeded, Returns):
     gymnasium.register(f"Test{cls.__name__}-v0", entry_point=cls, max_episode_steps=20)
 gymnasium.register("TestEndless-v0", entry_point=From5)
 
@@ -99,6 +129,22 @@ def twice(obs, action, next_obs, info):
 
 def a_word(obs, action, next_obs, info):
     return "well done"
+
+
+def fails(obs, action, next_obs, info):
+    raise ValueError("no such place\nnor another")
+
+
+def doubles(obs):
+    return np.full(1, 0.5)  # float64
+
+
+def at_the_bound(obs):
+    return np.full((1, 2), 0.3)
+
+
+def stumbles(obs):
+    raise ValueError("which way\nis up?")
 
 
 def back_to_5(obs):

@@ -75,7 +75,7 @@ def test_the_controller_answers_the_original_s_readings_as_the_original_does():
     noise_of_controller = np.random.RandomState(0).normal(0, 0.003, 864)
     gains, memory, rng, before = patients.gains()[ADULT], np.zeros(2), np.ones(4, np.uint64), 0.0
     for k, cgm in enumerate([start["obs_cgm"][-1], *golden["CGM"][:-1]]):
-        quiet = kernel.control(gains, start["action_scale"], 0.1, True, True, 0.0, k == 0, cgm, memory, rng)
+        quiet = kernel.control(gains, start["action_scale"], 0.1, True, True, 0.0, k == 0, True, cgm, memory, rng)
         total, error = memory
         u = gains[1] * error + gains[2] * total + gains[3] * (error - before)
         before = error

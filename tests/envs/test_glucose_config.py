@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+import re
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -137,7 +139,7 @@ def test_lanes_take_patients_in_turn_and_do_not_notice_each_other():
 
 
 @pytest.mark.parametrize(
-    ("text", "mend"), [("adult#011", "did you mean 'adult#0"), ("teenager#1", "choose|did you mean")]
+    ("text", "mend"), [("adult#011", "did you mean 'adult0"), ("teenager#1", "choose|did you mean")]
 )
 def test_an_unknown_patient_is_refused_with_the_nearest(text, mend):
     with pytest.raises(ConfigError, match=mend) as error:
@@ -213,7 +215,7 @@ def test_the_defaults_are_the_shipped_numbers():
     numbers = yaml.safe_load((CONF / "env" / "glucose.yaml").read_text())
     shipped = compose("env=glucose").env
     for name in numbers:
-        if name not in ("defaults", "training", "reward_std", "reward_mean"):
+        if name not in ("defaults", "training", "cloning", "reward_std", "reward_mean"):
             assert getattr(shipped, name) == getattr(Glucose(), name), name
 
 
@@ -230,3 +232,9 @@ def test_a_picture_shows_the_days_also_of_a_restored_state():
     np.testing.assert_array_equal(other._trace[0, 1:3, (900 - 48 + np.arange(48)) % 864].T, env.observe()[0])
     act(other, 0.03)
     assert other.render()[0].shape == first.shape
+
+
+def test_the_page_has_every_metric_and_its_unit():
+    page = (Path(__file__).parents[2] / "docs" / "envs" / "glucose.md").read_text()
+    table = page.partition("## Metrics")[2].partition("\n## ")[0]
+    assert re.findall(r"^\| `(\w+)` \| [\w/]+ \| \w", table, re.MULTILINE) == list(made()._metrics())

@@ -201,13 +201,41 @@ def test_a_derivative_kick_is_the_first_error_taken_for_a_change():
         assert env.base_action(env.observe())[0, 0] == pytest.approx(min(max(u / env._scale[0], 0), 0.1), rel=1e-6)
 
 
-def test_windup_goes_on_integrating_at_the_bound():
-    wound, held = (flagged("windup", value, controller_noise=0.0, meals=[(0, 200.0)]) for value in (True, False))
-    for env in (wound, held):
-        act(env, 0.0, 576)
-        assert env.last[0, 0] > 250 and env.controller[0, 0] > 0.099
-    assert wound.memory[0, 0] < held.memory[0, 0] < 0
-    before = [env.memory[0, 0] for env in (wound, held)]
-    act(wound, 0.0)
-    act(held, 0.0)
-    assert wound.memory[0, 0] < before[0] and held.memory[0, 0] == before[1]
+def test_windup_goes_on_integrating_at_the_bound_and_while_another_policy_acts():
+    """The sum of errors, exactly: with the quirk of all, else of those within the bounds after a step of its own."""
+    gains, rng = patients.gains()[NAMES.index("adult#001")], np.ones(4, np.uint64)
+    scale, limit = 0.9, 0.1
+    for windup in (True, False):
+        memory, total, left_out = np.zeros(2), 0.0, {True: 0, False: 0}
+        for t in range(2000):
+            cgm, obeyed = (390.0 if t < 1200 else 60.0), t % 5 != 0
+            error = gains[0] - cgm
+            u = gains[1] * error + gains[2] * (total + error) + gains[3] * (error - memory[1])
+            outward = (u > limit * scale and error < 0) or (u < 0 and error > 0)
+            action = kernel.control(gains, scale, limit, windup, True, 0.0, False, obeyed, cgm, memory, rng)
+            counted = windup or (obeyed and not outward)
+            total = total + error * counted
+            left_out[obeyed] += not counted
+            assert memory.tolist() == [total, error]
+            assert action == pytest.approx(
+                min(max((u - gains[2] * error * (not counted)) / scale, 0), limit), abs=1e-12
+            )
+        assert left_out == {True: 0, False: 0} if windup else left_out[True] > 50 and left_out[False] == 400
+
+
+def test_without_windup_only_steps_of_the_controller_s_own_action_count():
+    env = flagged("windup", False, meals=[(0, 90.0)])
+    before, counted = env.memory.copy(), 0
+    for t in range(40):
+        own = env.base_action(env.observe())
+        env.step(np.nextafter(own, np.float32(0.05)) if t % 2 else own)
+        change = env.memory[0, 0] - before[0, 0]
+        assert change == 0 or not t % 2
+        counted += change != 0
+        before = env.memory.copy()
+    assert counted > 10  # the rest is at a bound
+    wound = flagged("windup", True)
+    for _ in range(20):
+        before = wound.memory.copy()
+        act(wound, 0.05)
+        assert wound.memory[0, 0] == before[0, 0] + wound.memory[0, 1]

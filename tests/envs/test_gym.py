@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import shlex
 import subprocess
 import sys
 from pathlib import Path
@@ -135,6 +136,11 @@ def test_the_environment_s_own_cut_and_the_horizon_both_truncate():
         ({**FROM5, "proxy_reward": "nothing"}, ["env.proxy_reward", "no key 'nothing'"]),
         ({**FROM5, "true_reward": "gym_envs:travel"}, ["no function 'travel'", "did you mean 'travelled'"]),
         ({**FROM5, "true_reward": "gym_envs:a_word"}, ["'well done' is not a number"]),
+        ({**FROM5, "true_reward": "gym_envs:fails"},
+         ["failed: ValueError: no such place\n", "env.true_reward=gym_envs:fails; ", "gym_envs.py:", "f(obs, action, next_obs, info)"]),
+        ({**FROM5, "true_reward": "math:sqrt"}, ["env.true_reward=math:sqrt", "TypeError", "f(obs, action, next_obs, info)"]),
+        ({**FROM5, "proxy_reward": "gym_envs:fails", "true_reward": "score"}, ["env.proxy_reward=gym_envs:fails"]),
+        ({**FROM5, "controller": "gym_envs:stumbles"}, ["ValueError: which way\n", "env.controller=gym_envs:stumbles", "f(obs)"]),
         ({**EVERYTHING, "true_reward": "vector"}, ["is not a number"]),
         ({**FROM5, "controller": "gym_envs:out_of_bounds"}, ["99", "Discrete(3", "env.controller"]),
         ({"id": "gym_envs:TestOdd-v0", "kwargs": {"what": "multi"}}, ["MultiDiscrete", "neither Discrete nor a Box"]),
@@ -147,6 +153,44 @@ def test_what_cannot_be_used_is_named(fields, words):
     with pytest.raises(RhtoolError) as caught:
         lanes_of(2, **fields)
     assert all(word in str(caught.value) for word in (*words, "mend")), caught.value
+    assert len(str(caught.value).splitlines()) == 3, caught.value
+
+
+@both
+@pytest.mark.parametrize(
+    "kind, obs, said",
+    [
+        ("line", [0.0, float("nan"), 0.0], "element 1 of 3 of the observation is nan\n"),
+        ("open", [0.0, 0.0, float("inf")], "element 2 of 3 of the observation is inf\n"),
+        ("open", [0.0, 1e39, 0.0], "element 1 of 3 of the observation is inf\n"),  # not as float32
+        ("line", [0.0, 0.0, 1.5], r"element 2 of 3 of the observation is 1.5, and its space is \[-1.0, 1.0\]"),
+        ("cells", 4, r"observation 4 is not in Discrete\(4\)"),
+        ("dict", -1, "is not in Dict"),  # as a one-hot it would be a 3
+    ],
+)
+def test_an_observation_that_cannot_be_one_is_named_with_its_step(kind, obs, said, processes):
+    env, _ = lanes_of(2, id="gym_envs:TestReturns-v0", kwargs={"kind": kind, "obs": obs}, processes=processes)
+    env.step(np.zeros(2, int))
+    with pytest.raises(RhtoolError, match=said) as caught:
+        env.step(np.zeros(2, int))
+    assert "env.id=gym_envs:TestReturns-v0, step 2" in caught.value.where
+    assert len(str(caught.value).splitlines()) == 3
+    env.close()
+
+
+def test_a_metric_that_is_missing_is_not_told_to_be_computed():
+    with pytest.raises(RhtoolError) as caught:
+        lanes_of(1, **FROM5, metrics=["nope"])
+    assert "score" in str(caught.value) and "module:function" not in str(caught.value)
+
+
+def test_a_controller_s_action_is_cast_to_its_space():
+    env, observations = lanes_of(
+        1, id="Pendulum-v1", true_reward="gym_envs:back_to_zero", controller="gym_envs:doubles"
+    )
+    np.testing.assert_array_equal(env.base_action(observations), np.float32([[0.5]]))
+    env, observations = lanes_of(1, **EVERYTHING, controller="gym_envs:at_the_bound")
+    np.testing.assert_array_equal(env.base_action(observations), np.float32([[0.3, 0.3]]))
 
 
 def test_an_environment_that_its_seed_does_not_decide_is_found_out():
@@ -194,6 +238,14 @@ def test_without_a_base_policy_the_command_that_makes_one_is_given(tmp_path, mon
     assert made.env.id == "CartPole-v1" and made.env.true_reward == run.env.true_reward
     assert (made.env.reward_fun, made.dir) == ("true", "base/CartPole-v1")
     made.task.check(made)
+    run = compose(
+        *("task=orpo", "env=gym", "divergence=kl", "env.horizon=33"),
+        "env.kwargs={current: 0.2, render_mode: 'a b', deep: {x: [true, null, 1e-3]}}",
+    )
+    found = re.search(r"^rhtool (.*), then", Gym.base_policy_command(run.env))
+    made = compose(*shlex.split(found[1]))
+    assert (made.env.kwargs, made.env.horizon, made.env.id) == (run.env.kwargs, 33, run.env.id)
+    assert "horizon" not in Gym(id="CartPole-v1").base_policy_command()
     run = compose("task=evaluate", "env=gym", "env.id=CartPole-v1")
     with pytest.raises(RhtoolError, match="make one: rhtool"):
         run.task.check(run)

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import importlib.util
+import re
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -10,6 +12,7 @@ import pytest
 from rhtool.config import compose
 from rhtool.envs import sumo
 from rhtool.envs.signal import Signal
+from rhtool.envs.signal.env import METRICS
 from rhtool.errors import ConfigError
 
 pytestmark = [
@@ -170,8 +173,25 @@ def test_an_episode_does_not_depend_on_those_before_it(program):
 
 @pytest.mark.parametrize(
     "changes",
-    [{"yellow_time": 5}, {"min_green": -1}, {"inflow_main": -1.0}, {"left": 0.8, "right": 0.4}, {"greens": [10, 10]}],
+    [
+        {"yellow_time": 5},
+        {"delta_time": 0},
+        {"delta_time": 1},
+        {"min_green": -1},
+        {"inflow_main": -1.0},
+        {"left": 0.8, "right": 0.4},
+        {"right": -1.0},
+        {"left": float("nan")},
+        {"greens": [10, 10]},
+    ],
 )
 def test_numbers_out_of_range_are_named(changes):
-    with pytest.raises(ConfigError, match=next(iter(changes))):
+    with pytest.raises(ConfigError) as caught:
         Signal(**changes).make_vec(1)
+    assert caught.value.where == ", ".join(f"env.{name}" for name in changes)
+
+
+def test_the_page_has_every_metric_and_its_unit():
+    page = (Path(__file__).parents[2] / "docs" / "envs" / "signal.md").read_text()
+    table = page.partition("## Metrics")[2].partition("\n## ")[0]
+    assert re.findall(r"^\| `(\w+)` \| [\w/]+ \| \w", table, re.MULTILINE) == list(METRICS)

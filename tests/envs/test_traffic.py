@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import subprocess
 import xml.etree.ElementTree as ElementTree
 from pathlib import Path
@@ -13,6 +14,7 @@ import pytest
 from rhtool.config import compose
 from rhtool.envs import sumo
 from rhtool.envs.traffic import Traffic
+from rhtool.envs.traffic.env import METRICS
 from rhtool.envs.traffic.merge import LENGTH, NETWORK, idm, idm_of
 from rhtool.envs.traffic.program import TrafficProgram
 from rhtool.errors import ConfigError
@@ -332,6 +334,8 @@ def test_what_is_drawn_are_the_vehicles(program):
         {"sims_per_step": 0},
         {"max_accel": 0.0},
         {"inflow_rl": -1.0},
+        {"inflow_highway": 1e9},
+        {"inflow_ramp": float("inf")},
         {"sim_step": 0.0},
         {"stale_slots": -1},
     ],
@@ -349,3 +353,9 @@ def test_the_training_reward_is_scaled_and_info_is_not():
     np.testing.assert_allclose(reward, 1e-4 * info["proxy_reward"])
     assert (info["proxy_reward"] > 1).all()
     env.close()
+
+
+def test_the_page_has_every_metric_and_its_unit():
+    page = (Path(__file__).parents[2] / "docs" / "envs" / "traffic.md").read_text()
+    table = page.partition("## Metrics")[2].partition("\n## ")[0]
+    assert re.findall(r"^\| `(\w+)` \| [\w/]+ \| \w", table, re.MULTILINE) == list(METRICS)

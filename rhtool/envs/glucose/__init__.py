@@ -93,8 +93,8 @@ class Glucose(Env):
     derivative_kick: bool | None = None
     """the original's quirk: the controller takes the error before the first step for zero; null: only in variant orpo"""
     windup: bool | None = None
-    """the original's quirk: the controller integrates the error also while its output is at a bound; null: only in
-    variant orpo"""
+    """the original's quirk: the controller integrates the error also while its output is at a bound, and in steps in
+    which another policy's action is taken; null: only in variant orpo"""
 
     def vector_class(self) -> type[GlucoseVectorEnv]:
         """The arrays and the kernels."""

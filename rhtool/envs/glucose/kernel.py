@@ -191,16 +191,17 @@ def pumped(rate):
 
 
 @njit(cache=True, nogil=True)
-def control(gains, scale, limit, windup, kick, noise, first, cgm, memory, rng):
+def control(gains, scale, limit, windup, kick, noise, first, obeyed, cgm, memory, rng):
     """The PID controller's next action in [0, limit], noise included; `memory` (integral, previous error) is updated.
 
-    u = kp e + ki sum(e) + kd (e - e'), e = setpoint - CGM, in U/min.
+    u = kp e + ki sum(e) + kd (e - e'), e = setpoint - CGM, in U/min. Without `windup` the sum leaves out an e that would
+    push u farther beyond a bound, or that follows a step in which the controller's action was not `obeyed`.
     """
     error = gains[0] - cgm
     change = 0.0 if first and not kick else error - memory[1]
     u = gains[1] * error + gains[2] * (memory[0] + error) + gains[3] * change
     drive = gains[2] * error
-    if not windup and ((u > limit * scale and drive > 0.0) or (u < 0.0 and drive < 0.0)):
+    if not windup and (not obeyed or (u > limit * scale and drive > 0.0) or (u < 0.0 and drive < 0.0)):
         u -= drive
     else:
         memory[0] += error
@@ -216,7 +217,7 @@ def begin_control(mask, gains, scale, limit, windup, kick, noise, rng, last, mem
         if mask[i]:
             memory[i] = 0.0
             controller[i, 0] = control(
-                gains[i], scale[i], limit, windup, kick, noise, True, last[i, 1], memory[i], rng[i]
+                gains[i], scale[i], limit, windup, kick, noise, True, True, last[i, 1], memory[i], rng[i]
             )
 
 
@@ -324,8 +325,9 @@ def step(
         terminated[i] = mean_bg < bg_min or mean_bg > bg_max
         last[i, 0], last[i, 1], last[i, 2], last[i, 3] = mean_bg, mean_cgm, mean_insulin, mean_cho
         last[i, 4] = magni(mean_bg)
+        obeyed = rates[i] == controller[i, 0] * scale[i]
         controller[i, 0] = control(
-            gains[i], scale[i], limit, windup, kick, controller_noise, False, mean_cgm, memory[i], rng[i]
+            gains[i], scale[i], limit, windup, kick, controller_noise, False, obeyed, mean_cgm, memory[i], rng[i]
         )
 
 

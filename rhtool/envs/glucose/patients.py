@@ -163,9 +163,9 @@ def select(text: str) -> np.ndarray:
     for word in text.split("+"):
         key = word.strip().replace("#", "")
         if key not in known:
-            mend = nearest(word.strip(), [*names(), *GROUPS, "all"])
+            mend = nearest(key, known)
             if mend.startswith("choose"):
-                mend = "choose adult#001 to #010, adolescent#001 to #010, child#001 to #010, a group, or all"
+                mend = "choose adult001 to adult010, adolescent001 to 010, child001 to 010, a group, or all"
             raise ConfigError(f"there is no patient '{word.strip()}'", "env.patient", mend)
         chosen += known[key]
     return np.array(chosen)

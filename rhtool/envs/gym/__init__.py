@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import shlex
 from dataclasses import dataclass, fields
 from typing import TYPE_CHECKING, Any
 
@@ -61,11 +62,14 @@ class Gym(Env):
 
     def base_policy_command(self) -> str:
         """PPO on the true reward, stopped early."""
+        from rhtool.envs.gym.program import find
+
         words = ["task=orpo env=gym"]
-        for f in fields(self):
-            value = getattr(self, f.name)
-            if f.name in ("id", "true_reward", "proxy_reward") and value != f.default:
-                words.append(f"env.{f.name}={value}")
+        own = {f.name: f.default for f in fields(self)} | {"horizon": find(self.id).max_episode_steps}
+        for name in ("id", "true_reward", "proxy_reward", "kwargs", "horizon"):
+            value = getattr(self, name)
+            if (value or None) != (own[name] or None):
+                words.append(shlex.quote(f"env.{name}={_spelled(value)}"))
         where = f"base/{_file_name(self.id)}"
         return (
             f"rhtool {' '.join(words)} divergence=none env.reward_fun=true task.iterations=5 dir={where},"
@@ -82,6 +86,19 @@ class Gym(Env):
         from rhtool.envs.gym.program import module_file
 
         return {f"module {name}": path for name in self.modules() if (path := module_file(name))}
+
+
+def _spelled(value: Any) -> str:
+    """A value as Hydra reads it on a command line; what stands in a dict or list may be any text."""
+    if isinstance(value, dict):
+        return "{" + ", ".join(f"{key}: {_inner(item)}" for key, item in value.items()) + "}"
+    if isinstance(value, list | tuple):
+        return "[" + ", ".join(map(_inner, value)) + "]"
+    return "null" if value is None else str(value).lower() if isinstance(value, bool) else str(value)
+
+
+def _inner(value: Any) -> str:
+    return '"' + value.replace('"', '\\"') + '"' if isinstance(value, str) else _spelled(value)
 
 
 def _file_name(id: str) -> str:

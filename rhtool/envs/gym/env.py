@@ -7,8 +7,6 @@ from typing import Any
 from rhtool.envs.gym import Gym
 from rhtool.envs.gym.program import GymProgram, find, look_up, metric_names, number
 from rhtool.envs.program import ProgramSpec, ProgramVectorEnv
-from rhtool.envs.worker import failure
-from rhtool.errors import RhtoolError
 
 
 class GymVectorEnv(ProgramVectorEnv):
@@ -53,21 +51,11 @@ class GymVectorEnv(ProgramVectorEnv):
     @staticmethod
     def _look(probe: GymProgram, config: Gym) -> list[str]:
         """The names of the metrics, after a first step under gymnasium's checks."""
-        try:
-            probe.reset(0)
-            probe.base_action()
-            action = probe.action_space
-            action.seed(0)
-            probe.step(action.sample())
-        except RhtoolError:
-            raise
-        except Exception as error:
-            text = failure(error)
-            raise RhtoolError(
-                f"its first step failed: {text['what']}",
-                f"env.id={config.id}; {text['where']}",
-                "mend the environment; gymnasium.utils.env_checker.check_env says more",
-            ) from error
+        probe.reset(0)
+        probe.base_action()
+        action = probe.action_space
+        action.seed(0)
+        probe.step(action.sample())
         if config.metrics is not None:
             for name in config.metrics:
                 number(look_up(probe.info, name, "env.metrics"), f"env.metrics={name}")

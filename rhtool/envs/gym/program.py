@@ -6,6 +6,7 @@ import contextlib
 import copy
 import importlib
 import importlib.util
+import traceback
 from collections.abc import Callable
 from types import ModuleType
 from typing import Any
@@ -15,7 +16,7 @@ import numpy as np
 from gymnasium import spaces
 from gymnasium.envs.registration import EnvSpec, registry
 
-from rhtool.errors import ConfigError, nearest
+from rhtool.errors import ConfigError, RhtoolError, nearest
 from rhtool.schema import see_working_directory
 
 Reader = Callable[[Any, Any, Any, dict[str, Any]], Any]
@@ -47,53 +48,73 @@ class GymProgram:
             rendering = {"render_mode": render_mode} if render_mode else {}  # not every environment takes one
             self.env = gymnasium.make(id, max_episode_steps=-1, disable_env_checker=not check, **rendering, **kwargs)
         except Exception as error:
-            raise ConfigError(
-                f"gymnasium.make failed: {type(error).__name__}: {error}", f"env.id={id}", "see env.kwargs"
-            ) from error
+            raise ConfigError(f"gymnasium.make failed: {one_line(error)}", f"env.id={id}", "see env.kwargs") from error
         self.observation_space = flat_observations(self.env.observation_space, id)
         self.action_space = flat_actions(self.env.action_space, id)
+        # Of a space without bounds the finite numbers.
+        largest = np.finfo(np.float32).max
+        self._low = np.maximum(self.observation_space.low, -largest)
+        self._high = np.minimum(self.observation_space.high, largest)
+        self._id, self._elapsed = id, 0
         self._true = reader(true_reward, "env.true_reward")
         self._proxy = reader(proxy_reward, "env.proxy_reward") if proxy_reward else None
         # Only functions get the old observation, which an environment may overwrite.
         self._keep = ":" in true_reward + proxy_reward
         self._controller = function(controller, "env.controller") if controller else None
+        self._controller_name = controller
         self._metrics = metrics or []
         self._obs: Any = None
         self.info: dict[str, Any] = {}
         """info of the last step"""
 
     def reset(self, seed: int) -> np.ndarray:
-        """As `Program.reset`; the action space is seeded too."""
+        """As `Program.reset`; the action space is seeded too. Raises `RhtoolError` for an observation that is not finite
+        or not in its space."""
+        self._elapsed = 0
         self.env.action_space.seed(seed)
-        obs, self.info = self.env.reset(seed=seed)
+        try:
+            obs, self.info = self.env.reset(seed=seed)
+        except Exception as error:
+            raise blamed(error, f"reset({seed})", f"env.id={self._id}", MEND) from error
         return self._observed(obs)
 
     def step(self, action: Any) -> tuple[np.ndarray, float, float, bool, bool, dict[str, float]]:
-        """As `Program.step`."""
+        """As `Program.step`. Raises `RhtoolError` as `reset`, and for what cannot be read as a number."""
         action, obs = self._unflat(action), self._obs
-        next_obs, reward, terminated, truncated, info = self.env.step(action)
+        self._elapsed += 1
+        try:
+            next_obs, reward, terminated, truncated, info = self.env.step(action)
+            proxy = float(reward)
+        except Exception as error:
+            raise blamed(error, f"step {self._elapsed}", f"env.id={self._id}", MEND) from error
         self.info = info
         true = number(self._true(obs, action, next_obs, info), "env.true_reward")
-        proxy = float(reward)
         if self._proxy is not None:
             proxy = number(self._proxy(obs, action, next_obs, info), "env.proxy_reward")
         metrics = {name: number(look_up(info, name, "env.metrics"), "env.metrics") for name in self._metrics}
         return self._observed(next_obs), proxy, true, bool(terminated), bool(truncated), metrics
 
     def base_action(self) -> np.ndarray | None:
-        """The controller's action, flattened."""
+        """The controller's action, flattened. Raises `RhtoolError` where the controller fails."""
         if self._controller is None:
             return None
-        action = self._controller(copy.deepcopy(self._obs))
-        if not self.env.action_space.contains(action):
+        space = self.env.action_space
+        try:
+            action = self._controller(copy.deepcopy(self._obs))
+            if isinstance(space, spaces.Box):
+                action = np.asarray(action, space.dtype)
+        except Exception as error:
+            where = f"env.controller={self._controller_name}"
+            raise blamed(error, "the controller", where, "it is called as f(obs) and returns an action") from error
+        if not space.contains(action):
             raise ConfigError(
-                f"the controller's action {action!r} is not in {self.env.action_space}",
+                f"the controller's action {brief(repr(action))} is not in {brief(space)}",
                 "env.controller",
                 "return what step takes",
             )
-        if isinstance(self.action_space, spaces.Discrete):
-            return action - self.env.action_space.start
-        return np.asarray(spaces.utils.flatten(self.env.action_space, action), np.float32)
+        if isinstance(space, spaces.Discrete):
+            return action - space.start
+        return np.asarray(spaces.utils.flatten(space, action), np.float32)
 
     def render(self, mode: str) -> Any:
         """A frame in the render mode that the environment was made with."""
@@ -106,7 +127,26 @@ class GymProgram:
     def _observed(self, obs: Any) -> np.ndarray:
         if self._keep or self._controller is not None:
             self._obs = copy.deepcopy(obs)
-        return np.asarray(spaces.utils.flatten(self.env.observation_space, obs), np.float32)
+        space = self.env.observation_space
+        if not counts_inside(space, obs):
+            raise self._refused(f"the observation {brief(obs)} is not in {brief(space)}")
+        try:
+            flat = np.asarray(spaces.utils.flatten(space, obs), np.float32)
+        except Exception as error:
+            raise self._refused(f"the observation cannot be flattened: {one_line(error)}") from error
+        inside = (flat >= self._low) & (flat <= self._high)
+        if not inside.all():
+            i = int(np.argmin(inside))
+            what = f"element {i} of {flat.size} of the observation is {flat[i]}"
+            if np.isfinite(flat[i]):
+                what += f", and its space is [{self._low[i]}, {self._high[i]}]"
+            raise self._refused(what)
+        return flat
+
+    def _refused(self, what: str) -> RhtoolError:
+        when = f"step {self._elapsed}" if self._elapsed else "reset"
+        mend = "return finite numbers in observation_space: widen it, or wrap the environment to clip them"
+        return RhtoolError(what, f"env.id={self._id}, {when}", mend)
 
     def _unflat(self, action: Any) -> Any:
         space = self.env.action_space
@@ -114,6 +154,43 @@ class GymProgram:
             return int(action) + int(space.start)
         # float32 rounds the bounds of a float64 space, perhaps outwards
         return np.clip(action.reshape(space.shape).astype(space.dtype), space.low, space.high)
+
+
+MEND = "mend the environment; gymnasium.utils.env_checker.check_env says more"
+
+
+def blamed(error: Exception, what: str, where: str, mend: str) -> RhtoolError:
+    """What is to be raised from an exception of the user's code: `where` gets the line that raised it."""
+    if isinstance(error, RhtoolError):
+        return error
+    frames = [frame for frame in traceback.extract_tb(error.__traceback__) if frame.filename != __file__]
+    line = f"; {frames[-1].filename}:{frames[-1].lineno}" if frames else ""
+    return RhtoolError(f"{what} failed: {one_line(error)}", where + line, mend)
+
+
+def one_line(error: Exception) -> str:
+    """Type and first line of an exception's text."""
+    return f"{type(error).__name__}: {next(iter(str(error).splitlines()), '')}"
+
+
+def brief(value: Any) -> str:
+    """Its text on one line of at most 100 characters."""
+    text = " ".join(str(value).split())
+    return text if len(text) <= 100 else text[:97] + "..."
+
+
+def counts_inside(space: spaces.Space, obs: Any) -> bool:
+    """Whether the parts that are no Box are in their spaces: flattened, a wrong one could not be told from a right one.
+    Boxes are compared after they are flattened, whatever their dtype."""
+    if isinstance(space, spaces.Box):
+        return True
+    if isinstance(space, spaces.Dict):
+        return isinstance(obs, dict) and all(
+            key in obs and counts_inside(part, obs[key]) for key, part in space.items()
+        )
+    if isinstance(space, spaces.Tuple):
+        return len(obs) == len(space) and all(map(counts_inside, space, obs))
+    return space.contains(obs)
 
 
 def find(id: str) -> EnvSpec:
@@ -155,7 +232,7 @@ def imported(module: str, where: str) -> ModuleType:
     except Exception as error:
         lost = isinstance(error, ModuleNotFoundError) and error.name == module
         raise ConfigError(
-            f"there is no module '{module}'" if lost else f"importing it failed: {type(error).__name__}: {error}",
+            f"there is no module '{module}'" if lost else f"importing it failed: {one_line(error)}",
             f"{where}, module '{module}'",
             f"go to the directory of {module}.py, or set PYTHONPATH to it" if lost else "mend the module",
         ) from error
@@ -183,7 +260,15 @@ def function(text: str, where: str) -> Callable:
 def reader(text: str, where: str) -> Reader:
     """What reads a reward: a function of the user's, or a look-up in info."""
     if ":" in text:
-        return function(text, where)
+        call, called = function(text, where), "it is called as f(obs, action, next_obs, info) and returns a number"
+
+        def read(*arguments: Any) -> Any:
+            try:
+                return call(*arguments)
+            except Exception as error:
+                raise blamed(error, "the function", f"{where}={text}", called) from error
+
+        return read
     return lambda obs, action, next_obs, info: look_up(info, text, where)
 
 
@@ -197,8 +282,8 @@ def look_up(info: dict[str, Any], key: str, where: str) -> Any:
             raise ConfigError(
                 f"info has no key '{key}'",
                 f"{where}={key}",
-                f"it must be there in every step; this one has {', '.join(keys(info)) or 'none'}."
-                " Write module:function to compute it",
+                f"it must be there in every step; this one has {', '.join(keys(info)) or 'none'}"
+                + ("" if where == "env.metrics" else ". Write module:function to compute it"),
             )
         found = found[part]
     return found
@@ -216,7 +301,7 @@ def number(value: Any, where: str) -> float:
     """A float of what is a number: Python's or numpy's, or an array of one. `ConfigError` otherwise."""
     if is_number(value) or (isinstance(value, np.ndarray) and value.size == 1 and value.dtype.kind in "biuf"):
         return float(value.item() if isinstance(value, np.ndarray) else value)
-    raise ConfigError(f"{value!r} is not a number", where, "name something that is one in every step")
+    raise ConfigError(f"{brief(repr(value))} is not a number", where, "name something that is one in every step")
 
 
 def is_number(value: Any) -> bool:
@@ -237,7 +322,9 @@ def flat_observations(space: spaces.Space, id: str) -> spaces.Box:
         flat = None
     if not isinstance(flat, spaces.Box):
         raise ConfigError(
-            f"observations {space} have no fixed size", f"env.id={id}", "wrap the environment so that they are a Box"
+            f"observations {brief(space)} have no fixed size",
+            f"env.id={id}",
+            "wrap the environment so that they are a Box",
         )
     return spaces.Box(flat.low.astype(np.float32), flat.high.astype(np.float32), dtype=np.float32)
 
@@ -250,7 +337,7 @@ def flat_actions(space: spaces.Space, id: str) -> spaces.Space:
         low, high = (bound.ravel().astype(np.float32) for bound in (space.low, space.high))
         return spaces.Box(low, high, dtype=np.float32)
     raise ConfigError(
-        f"actions {space} are neither Discrete nor a Box of floats",
+        f"actions {brief(space)} are neither Discrete nor a Box of floats",
         f"env.id={id}",
         "wrap the environment (gymnasium.ActionWrapper) so that they are",
     )

@@ -31,8 +31,10 @@ class SignalVectorEnv(ProgramVectorEnv):
     def __init__(self, config: Signal, lanes: int, **options: Any):
         """Raises `ConfigError` for numbers out of range, `MissingExtra` without SUMO or sumo-rl."""
         _check(config)
-        sumo.home()
+        sumo.check()
         sumo.installed("sumo_rl", "sumo-rl")
+        if not sumo.has_libsumo():
+            sumo.warn_of_traci()
         observations = gymnasium.spaces.Box(0, 1, (_FEATURES,), np.float32)
         actions = gymnasium.spaces.Discrete(PHASES)
         super().__init__(config, lanes, observations, actions, metric_names=METRICS, **options)
@@ -43,6 +45,12 @@ class SignalVectorEnv(ProgramVectorEnv):
 
 
 def _check(config: Signal) -> None:
+    if config.delta_time < 2:
+        raise ConfigError(
+            f"{config.delta_time} s between decisions leave no room for yellow and green",
+            "env.delta_time",
+            "choose 2 or more seconds",
+        )
     if not 0 < config.yellow_time < config.delta_time:
         raise ConfigError(
             f"{config.yellow_time} s of yellow do not fit between decisions",
@@ -54,11 +62,12 @@ def _check(config: Signal) -> None:
     for name in ("inflow_main", "inflow_side"):
         if not 0 <= getattr(config, name) < np.inf:
             raise ConfigError(f"{getattr(config, name)} is not a rate", f"env.{name}", "choose zero or more vehicles/h")
-    if config.left < 0 or config.right < 0 or config.left + config.right > 1:
+    for name in ("left", "right"):
+        if not 0 <= getattr(config, name) <= 1:
+            raise ConfigError(f"{getattr(config, name)} is not a share", f"env.{name}", "choose a number from 0 to 1")
+    if config.left + config.right > 1:
         raise ConfigError(
-            f"shares {config.left} and {config.right} leave nothing for straight on",
-            "env.left, env.right",
-            "lower them",
+            f"the shares {config.left} and {config.right} are together more than 1", "env.left, env.right", "lower them"
         )
     if len(config.greens) != PHASES or min(config.greens) <= 0:
         raise ConfigError(

@@ -43,7 +43,7 @@ class Traffic(Env):
     reward_scale: float = 1e-4
     """what `step` returns is the reward times this; the rewards in `info` are unscaled"""
     backend: str = choice("libsumo", "traci")
-    """libsumo: SUMO as a library in each lane's process; traci: as a process of its own, about twenty times slower"""
+    """libsumo: SUMO as a library in each lane's process; traci: as a process of its own, which is much slower"""
     gui: bool = incidental(False)
     """watch every lane in sumo-gui (through TraCI; needs a display)"""
     stale_slots: int = 0

@@ -15,6 +15,9 @@ from rhtool.errors import ConfigError
 METRICS = ("mean_speed", "vehicles", "rl_vehicles", "outflow", "backlog", "stopped", "crash")
 """m/s; in the network; in the slots; leaving, vehicles/h; waiting to enter; share slower than 0.1 m/s; 0 or 1"""
 
+MOST = 18_000
+"""vehicles/h of one inflow: one in each step of SUMO of 0.2 s, several times what a lane of a road takes"""
+
 
 class TrafficVectorEnv(ProgramVectorEnv):
     """B merges. `info` has the metrics of `METRICS`, float64 `(B,)`."""
@@ -25,7 +28,9 @@ class TrafficVectorEnv(ProgramVectorEnv):
     def __init__(self, config: Traffic, lanes: int, **options: Any):
         """Raises `ConfigError` for numbers out of range, `MissingExtra` without SUMO."""
         _check(config)
-        sumo.home()
+        sumo.check()
+        if config.backend == "libsumo" and not config.gui and not sumo.has_libsumo():
+            sumo.warn_of_traci()
         observations = gymnasium.spaces.Box(-np.inf, np.inf, (5 * config.slots,), np.float32)
         actions = gymnasium.spaces.Box(-config.max_decel, config.max_accel, (config.slots,), np.float32)
         super().__init__(config, lanes, observations, actions, metric_names=METRICS, **options)
@@ -48,5 +53,6 @@ def _check(config: Traffic) -> None:
         if not 0 < getattr(config, name) < np.inf:
             raise ConfigError(f"{getattr(config, name)} is not positive", f"env.{name}", "choose a number above zero")
     for name in ("inflow_highway", "inflow_ramp", "inflow_rl"):
-        if not 0 <= getattr(config, name) < np.inf:
-            raise ConfigError(f"{getattr(config, name)} is not a rate", f"env.{name}", "choose zero or more vehicles/h")
+        if not 0 <= getattr(config, name) <= MOST:
+            mend = f"choose 0 to {MOST} vehicles/h"
+            raise ConfigError(f"{getattr(config, name)} vehicles/h cannot be simulated", f"env.{name}", mend)
