@@ -228,6 +228,45 @@ def test_an_exception_is_reported_and_undone(processes):
 
 
 @both
+@pytest.mark.parametrize("mode", ["SameStep", "NextStep"])
+def test_lanes_whose_reset_failed_are_reset_by_the_next_step(processes, mode, tmp_path):
+    file, calm = tmp_path / "not now", np.zeros((3, 3), np.float32)
+    options = {"target": "programs:Reluctant", "options": {"file": str(file)}, "processes": processes, "horizon": 10}
+    env, twin = (Programs(**options).make_vec(3, 0, autoreset_mode=mode) for _ in range(2))
+    file.touch()
+    with pytest.raises(RhtoolError, match="not now"):
+        env.reset()
+    with pytest.raises(RhtoolError, match="before it was reset"):
+        env.step(calm)
+    file.unlink()
+    for e in (env, twin):
+        e.reset()
+    same([env.step(calm)], [twin.step(calm)])
+    begun, ended = [twin.step(hard(3, 0))[0][0]], [0]
+    if mode == "NextStep":  # lane 1 ends while lane 0 is to be reset
+        env.step(hard(3, 0))
+        begun, ended = [*twin.step(hard(3, 1))[0][:1]], [0, 1]
+    file.touch()
+    with pytest.raises(RhtoolError, match=r"reset\(\d+\) of the program failed: ValueError: not now"):
+        env.step(hard(3, ended[-1]))
+    file.unlink()
+    observations, reward, terminated, truncated, info = env.step(calm)
+    expected = twin.step(calm)
+    if mode == "NextStep":
+        begun.append(expected[0][1])
+    np.testing.assert_array_equal(observations[ended], begun)
+    np.testing.assert_array_equal(observations[2], expected[0][2])
+    assert reward[2] == expected[1][2] != 0 and not (terminated | truncated).any()
+    assert not any(values[ended].any() for values in (reward, *info.values()))
+    state = env.get_state()
+    assert state["elapsed"].tolist() == [0 if i in ended else {"SameStep": 3, "NextStep": 4}[mode] for i in range(3)]
+    ends = [np.flatnonzero(env.step(a)[3]).tolist() for a in some_actions(10, 3)]
+    assert ends[-1] == ended and ends[9 - state["elapsed"][2]] == [i for i in range(3) if i not in ended]
+    env.close()
+    twin.close()
+
+
+@both
 @pytest.mark.parametrize(
     "target, options, words",
     [
