@@ -18,7 +18,7 @@ from gymnasium.vector.utils import batch_space
 
 from rhtool.envs.base import Env
 from rhtool.envs.rng import streams
-from rhtool.errors import RhtoolError
+from rhtool.errors import ConfigError, RhtoolError
 
 
 class VectorEnv(gymnasium.vector.VectorEnv):
@@ -89,7 +89,7 @@ class VectorEnv(gymnasium.vector.VectorEnv):
             names = [mode.value for mode in AutoresetMode]
             raise RhtoolError(f"unknown autoreset mode {autoreset_mode!r}", where, f"choose one of {names}") from error
         if config.horizon < 1:
-            raise RhtoolError(f"horizon {config.horizon} is no episode", where, "set horizon to 1 or more")
+            raise ConfigError(f"{config.horizon} steps are no episode", "env.horizon", "set it to 1 or more")
         self.config, self.num_envs, self.render_mode = config, lanes, render_mode
         self.single_observation_space, self.single_action_space = observation_space, action_space
         self.observation_space, self.action_space = (

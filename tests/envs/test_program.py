@@ -16,7 +16,7 @@ from programs import Drift
 
 from rhtool.envs.base import Training
 from rhtool.envs.worker import decode, encode
-from rhtool.errors import RhtoolError
+from rhtool.errors import ConfigError, RhtoolError
 
 HERE = Path(__file__).parent
 ROOT = HERE.parents[1]
@@ -324,6 +324,15 @@ def test_options_that_cannot_be_sent_are_named():
     env = make(1, end=np.float64(3) + 0j)
     with pytest.raises(RhtoolError, match="complex"):
         env.reset()
+
+
+@pytest.mark.parametrize(
+    "horizon, what", [(0, "0 steps are no episode"), ("10", "'10' is of another type"), (2.5, "2.5 is of another type")]
+)
+def test_a_horizon_that_is_none_is_named(horizon, what):
+    with pytest.raises(ConfigError, match=what) as caught:
+        make(1, horizon=horizon)
+    assert caught.value.where.endswith(".horizon") and caught.value.mend
 
 
 # Nothing is left behind
