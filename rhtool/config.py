@@ -14,6 +14,7 @@ import functools
 import hashlib
 import importlib
 import importlib.util
+import json
 import os
 import re
 import traceback
@@ -231,7 +232,7 @@ def directory(run: Run) -> str:
         words = [run.option("divergence"), f"coeff={_text(run.coeff)}", *words]
     variant = _safe("-".join(words) or "default")
     if len(variant) > LONGEST_NAME:
-        variant = f"{variant[:100]}-{hashlib.sha256(variant.encode()).hexdigest()[:8]}"
+        variant = f"{variant[:100]}-{_hash(variant)}"
     named = [_safe(run.option(group)) for group in run.task.uses if group not in ("task", "divergence")]
     top = run.options.get("experiment") or run.option("task")
     return str(Path(run.outputs, top, *named, variant, f"seed={run.seed}"))
@@ -295,7 +296,23 @@ def _text(value: Any) -> str:
         return {True: "true", False: "false", None: "null"}[value]
     if isinstance(value, list | tuple):
         return "+".join(map(_text, value))
+    if isinstance(value, dict):
+        items = sorted(value.items(), key=str)
+        text = "+".join(f"{key}={item if isinstance(item, float) else _text(item)}" for key, item in items)
+        plain = all(map(_is_word, [*value, *value.values()]))
+        return text if plain else f"{text}-{_hash(json.dumps(value, sort_keys=True, default=str))}"
     return str(value)
+
+
+def _is_word(value: Any) -> bool:
+    """Whether no other value has the same text in the name of a directory."""
+    if isinstance(value, str):
+        return bool(re.fullmatch(r"[A-Za-z_]\w*", value, re.ASCII)) and value not in ("true", "false", "null", "inf")
+    return isinstance(value, int | float | None)
+
+
+def _hash(text: str) -> str:
+    return hashlib.sha256(text.encode()).hexdigest()[:8]
 
 
 def _safe(name: str) -> str:
@@ -361,6 +378,8 @@ def _paths(node: Any, prefix: str = "") -> Iterator[str]:
 
 def _type_wanted(error: OmegaConfBaseException) -> str:
     cls, name = error.object_type, (error.full_key or "").rpartition(".")[2]
+    if name.endswith("]") and error.parent_node is not None:  # an element of a list, which is the field
+        cls, name = OmegaConf.get_type(error.parent_node._get_parent()), name.partition("[")[0]
     if dataclasses.is_dataclass(cls):
         for f in dataclasses.fields(cls):
             if f.name == name:

@@ -150,6 +150,9 @@ class Run:
         check_numbers(self)
         if not 0 <= self.seed < SEEDS:
             raise ConfigError(f"{self.seed} is not a seed", "seed", f"choose 0 to {SEEDS - 1}")
+        for name in ("reward_std", "reward_mean"):
+            if (unit := getattr(self.env, name)) <= 0:
+                raise ConfigError(f"{unit} is no unit of coeff", f"env.{name}", "give a number above 0, like 0.1")
 
     def loop(self, work: Resumable, iterations: int) -> Iterator[int]:
         """Iterate `0 … iterations-1`, starting from the last checkpoint of `work` if there is one, saving when due.
@@ -318,7 +321,7 @@ class Run:
             "coeff": self.coeff if uses_divergence else None,
             "seed": self.seed,
             "scale": self.option("scale"),
-            "tuned": self.tuned,
+            "tuned": _json(self.tuned),
         }
 
     def _result(self, status: str, metrics: dict[str, Any], reason: str | None = None) -> dict[str, Any]:
@@ -424,6 +427,17 @@ def _number(value: Any) -> Any:
 
 def _finite(value: Any) -> bool:
     return not isinstance(value, float) or math.isfinite(value)
+
+
+def _json(value: Any) -> Any:
+    """The value as JSON has it: null for what is nan or inf, text for what it has no word for, at any depth."""
+    if isinstance(value, dict):
+        return {str(key): _json(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_json(item) for item in value]
+    if not _finite(value):
+        return None
+    return value if isinstance(value, str | int | float | None) else str(value)
 
 
 def _first_line(error: BaseException) -> str:

@@ -9,14 +9,19 @@ import itertools
 import math
 import os
 import re
+import reprlib
 import sys
 import textwrap
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import field
 from functools import cache
+from numbers import Integral, Real
 from typing import Any
 
 from rhtool.errors import ConfigError, nearest
+
+PLAIN = {"int": Integral, "float": Real, "bool": bool, "str": str | os.PathLike, "None": type(None)}
+"""types that are checked: `{annotation: class}`; numpy's numbers are numbers too"""
 
 
 def choice(default: str, *others: str) -> Any:
@@ -36,21 +41,37 @@ def option_name(cls: type) -> str:
 
 
 def check_choices(obj: Any, path: str = "") -> None:
-    """Raise `ConfigError` for a `choice` field, here or in a nested dataclass, whose value is none of its choices."""
+    """Raise `ConfigError` for a `choice` field, here or in a nested dataclass, whose value is none of its choices, and
+    for a field of a plain type (numbers, strings, lists of them) with a value of another one."""
     for f in dataclasses.fields(obj):
         value, where = getattr(obj, f.name), f"{path}.{f.name}".lstrip(".")
         if dataclasses.is_dataclass(value):
             check_choices(value, where)
         elif choices := f.metadata.get("choices"):
             # `env.reward_fun=true` reaches us as the boolean's name, because `true` is a boolean in YAML.
-            value = value.lower() if str(value).lower() in choices else value
+            value = str(value).lower() if str(value).lower() in choices else value
             if value not in choices:
                 raise ConfigError(f"'{value}' is not a value of {where}", where, nearest(str(value), choices))
             setattr(obj, f.name, value)
+        elif not _fits(value, kind := f.type if isinstance(f.type, str) else getattr(f.type, "__name__", "")):
+            said = " ".join(reprlib.repr(value).split())
+            raise ConfigError(f"{said} is of another type than {where}", where, f"it takes a value of type {kind}")
+
+
+def _fits(value: Any, kind: str) -> bool:
+    """Whether the value is of the type that an annotation names; of those that are not plain, any value is."""
+    if " | " in kind:
+        return any(_fits(value, part) for part in kind.split(" | "))
+    if kind.startswith("list[") and kind.endswith("]"):
+        many = isinstance(value, Iterable) and not isinstance(value, str | dict)
+        return many and all(_fits(item, kind[5:-1]) for item in value)
+    if kind in ("int", "float") and isinstance(value, bool):
+        return False
+    return kind not in PLAIN or isinstance(value, PLAIN[kind])
 
 
 def check_numbers(obj: Any) -> None:
-    """Raise `ConfigError` for the fields, here or in nested dataclasses and lists, that are nan or infinite."""
+    """Raise `ConfigError` for the fields, here or in nested dataclasses, lists and dicts, that are nan or infinite."""
     if wrong := list(_not_finite(obj)):
         values = sorted({str(value) for _, value in wrong})
         where = ", ".join(dict.fromkeys(path for path, _ in wrong))
@@ -61,6 +82,9 @@ def _not_finite(value: Any, path: str = "") -> Iterator[tuple[str, float]]:
     if dataclasses.is_dataclass(value):
         for f in dataclasses.fields(value):
             yield from _not_finite(getattr(value, f.name), f"{path}.{f.name}".lstrip("."))
+    elif isinstance(value, dict):
+        for key, item in value.items():
+            yield from _not_finite(item, f"{path}.{key}")
     elif isinstance(value, list | tuple):
         for item in value:
             yield from _not_finite(item, path)

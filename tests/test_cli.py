@@ -77,6 +77,11 @@ def test_flags_keep_their_values(in_process: Callable) -> None:
         ("-m coeff=0,nan", "coeff", "a number"),
         ("seed=-1", "seed", "0 to 4294967295"),
         ("seed=4294967296", "seed", "0 to 4294967295"),
+        ("env=pandemic env.true_weights=[a,0,0,0]", "env.true_weights[0]", "it takes a value of type list[float]"),
+        ("env.training.hidden=[a]", "env.training.hidden[0]", "it takes a value of type list[int]"),
+        ("env=gym env.kwargs={a:1,b:[nan]}", "env.kwargs.b", "a number"),
+        ("env.reward_std=0", "env.reward_std", "above 0"),
+        ("env.reward_mean=-1", "env.reward_mean", "above 0"),
         ("--config-dir nowhere", "--config-dir nowhere", "one that holds YAML files"),
     ],
 )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import csv
 import json
 import os
@@ -13,8 +14,12 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 import pytest
 
+from rhtool.envs.base import Training
+from rhtool.envs.gym import Gym
+from rhtool.envs.tomato import Tomato
 from rhtool.errors import ConfigError, RhtoolError
 from rhtool.identity import fingerprint
 from rhtool.locks import lock
@@ -79,6 +84,10 @@ def timeless(result: dict) -> dict:
             "task=counter env.training={lr:0.5,batch:3000}",
             "outputs/counter/tomato/none-coeff=0-env.training.lr=0.5/seed=0",
         ),
+        (
+            "task=counter env=gym env.kwargs={current:0.0,bounded:true}",
+            "outputs/counter/gym/none-coeff=0-env.kwargs=bounded=true+current=0.0/seed=0",
+        ),
         ("task=counter outputs=elsewhere", RUN.replace("outputs", "elsewhere")),
         ("task=counter dir=mine/x=1 task.lr=2", "mine/x=1"),
         ("task=ls", ""),
@@ -91,6 +100,14 @@ def test_the_same_configuration_has_the_same_directory(compose: Callable, overri
 def test_a_long_name_is_cut_and_stays_distinct(compose: Callable) -> None:
     one, other = (compose("task=counter", f"task.needs={'x' * 150}{end}").dir for end in "ab")
     assert one != other and max(len(part) for part in Path(one).parts) <= 120
+
+
+def test_dicts_that_differ_have_names_that_differ(compose: Callable) -> None:
+    values = ["a:1", "a:1.0", "a:'1'", "a:b,c:d", "a:'b+c=d'", "a:{b:1},c:2", "a:{b:1,c:2}", "a:'b/c'", "a:'b_c'"]
+    names = {compose("task=counter", "env=gym", f"env.kwargs={{{value}}}").dir for value in values}
+    assert len(names) == len(values) and all("env.kwargs=a=" in name for name in names)
+    one, other = (compose("task=counter", "env=gym", f"env.kwargs={{{v}}}").dir for v in ("a:1,b:{x:2}", "b:{x:2},a:1"))
+    assert one == other
 
 
 # What it is
@@ -137,6 +154,46 @@ def test_a_run_needs_no_command_line(tmp_path: Path) -> None:
         Run(task=counter.Counter()).execute()
     with pytest.raises(ConfigError, match="fast"):
         Run(task=counter.Counter(mode="fsat"), dir=str(tmp_path / "mine")).execute()
+
+
+@pytest.mark.parametrize("fail_at", [-1, 0])
+def test_what_json_has_no_word_for_keeps_no_run_from_its_result(compose: Callable, fail_at: int) -> None:
+    run = compose("task=counter", "dir=there", "task.iterations=1", f"task.fail_at={fail_at}")
+    run.tuned = {"env.kwargs": {"a": [float("nan"), b"x"], "b": -float("inf"), "c": 1}}
+    with pytest.raises(ValueError, match="wall") if fail_at == 0 else contextlib.nullcontext():
+        run.execute()
+    found = result("there")
+    assert found["status"] == ("done" if fail_at else "failed")
+    assert found["tuned"] == {"env.kwargs": {"a": [None, "b'x'"], "b": None, "c": 1}}
+
+
+@pytest.mark.parametrize(
+    ("changes", "where"),
+    [
+        ({"env": Gym(kwargs={"a": 1.0, "deep": [{"b": float("nan")}]})}, "env.kwargs.deep.b"),
+        ({"env": Gym(kwargs={"a": float("inf")})}, "env.kwargs.a"),
+        ({"env": Tomato(reward_std=-1.0)}, "env.reward_std"),
+        ({"env": Tomato(reward_mean=0.0)}, "env.reward_mean"),
+        ({"env": Tomato(horizon="10")}, "env.horizon"),
+        ({"env": Tomato(horizon=2.5)}, "env.horizon"),
+        ({"env": Tomato(horizon=True)}, "env.horizon"),
+        ({"env": Tomato(base_policy=3)}, "env.base_policy"),
+        ({"env": Tomato(training=Training(hidden=[8, "8"]))}, "env.training.hidden"),
+        ({"env": Tomato(training=Training(grad_clip="1"))}, "env.training.grad_clip"),
+        ({"seed": "3"}, "seed"),
+    ],
+)
+def test_a_value_that_a_field_cannot_have_is_said(tmp_path: Path, changes: dict, where: str) -> None:
+    with pytest.raises(ConfigError) as raised:
+        Run(task=counter.Counter(), dir=str(tmp_path / "mine"), **changes).execute()
+    assert raised.value.where == where and raised.value.mend and not (tmp_path / "mine").exists()
+    assert len(str(raised.value).splitlines()) == 3
+
+
+def test_numbers_of_numpy_and_paths_are_values_too(tmp_path: Path) -> None:
+    training = Training(hidden=np.array([8, 8]), lr=np.float32(1), gamma=1, entropy_schedule=[[0, 1]])
+    env = Tomato(horizon=np.int64(5), base_policy=tmp_path, training=training)
+    Run(task=counter.Counter(), env=env).check_values()
 
 
 def test_what_a_run_leaves(compose: Callable) -> None:

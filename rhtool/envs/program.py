@@ -77,8 +77,10 @@ class ProgramVectorEnv(VectorEnv):
     so far and its last observation; a lane is replayed when it is next stepped or rendered, and an observation that
     then differs from the one saved is an error.
 
-    After an exception in a program every lane is where it was before the call. After the death of a process, or an
-    interrupt in the middle of a step, the environment is closed.
+    After an exception in a program's `step`, or in its `reset` when the caller asked for it, every lane is where it was
+    before the call (a new seed is kept). A `reset` that fails at the end of an episode, within a step, comes after all
+    other lanes have made theirs: the lanes that ended are due, and the next step resets them. After the death of a
+    process, or an interrupt in the middle of a step, the environment is closed.
     """
 
     state_names = ("episode_seed", "history", "observation", "controller", "has_controller")

@@ -18,7 +18,7 @@ from gymnasium.vector.utils import batch_space
 
 from rhtool.envs.base import Env
 from rhtool.envs.rng import streams
-from rhtool.errors import RhtoolError
+from rhtool.errors import ConfigError, RhtoolError
 
 
 class VectorEnv(gymnasium.vector.VectorEnv):
@@ -89,7 +89,7 @@ class VectorEnv(gymnasium.vector.VectorEnv):
             names = [mode.value for mode in AutoresetMode]
             raise RhtoolError(f"unknown autoreset mode {autoreset_mode!r}", where, f"choose one of {names}") from error
         if config.horizon < 1:
-            raise RhtoolError(f"horizon {config.horizon} is no episode", where, "set horizon to 1 or more")
+            raise ConfigError(f"{config.horizon} steps are no episode", "env.horizon", "set it to 1 or more")
         self.config, self.num_envs, self.render_mode = config, lanes, render_mode
         self.single_observation_space, self.single_action_space = observation_space, action_space
         self.observation_space, self.action_space = (
@@ -165,16 +165,17 @@ class VectorEnv(gymnasium.vector.VectorEnv):
         mask = self._reset_mask(options)
         if seed is not None:
             self._seed(seed, mask)
-        self._ready = self._ready or bool(mask.all())
-        if not self._ready:
+        if not (self._ready or mask.all()):
             raise RhtoolError("some lanes were never reset", "reset_mask", "call reset() once without a mask first")
         self._begin(mask)
+        self._ready = True
         zeros = {"proxy_reward": np.zeros(self.num_envs), "true_reward": np.zeros(self.num_envs)}
         return self.observe(), zeros | {key: np.zeros_like(value) for key, value in self._metrics().items()}
 
     def step(self, actions: Any) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray, dict[str, Any]]:
         """One step of every lane; see the class. Raises `RhtoolError` for actions outside the action space, before
-        anything moved."""
+        anything moved. If the reset of a lane fails here, the others have made their step, and the next step begins the
+        new episode, as in `AutoresetMode.NEXT_STEP`."""
         actions = self._checked(actions)
         if not self._ready:
             raise RhtoolError(
@@ -197,15 +198,14 @@ class VectorEnv(gymnasium.vector.VectorEnv):
             truncated = truncated | ended
         info = {"proxy_reward": proxy, "true_reward": true, **self._metrics()}
         reward = self._reward(proxy, true, terminated)
+        done = terminated | truncated
+        self._pending = self._pending | done  # so that the next step resets them if a reset below fails
         if resetting is not None:
             self._begin(resetting)
             reward = np.where(active, reward, 0.0)
             info = {key: np.where(active, value, np.zeros_like(value)) for key, value in info.items()}
-        done = terminated | truncated
         observations = self.observe()
-        if self.autoreset_mode is not AutoresetMode.SAME_STEP:
-            self._pending = done
-        elif done.any():
+        if self.autoreset_mode is AutoresetMode.SAME_STEP and done.any():
             final = np.zeros_like(observations)
             final[done] = observations[done]
             info |= {"final_obs": final, "_final_obs": done}

@@ -24,6 +24,8 @@ BEST = "*"
 ENV = "env/"
 """what the keys of the metrics begin with that an environment reports of its own"""
 OWN = "the environment's own metrics, mean over seeds"
+DOCS = Path(__file__).resolve().parents[2] / "docs"
+"""the documentation in a checkout; an installed package has none"""
 
 
 @dataclass
@@ -164,6 +166,12 @@ def own_texts(section: Section) -> tuple[list[str], list[list[str]]]:
     return ["method", "coeff", *names] if found else [], rows
 
 
+def own_note(section: Section) -> str:
+    """Where the units and meanings of the metrics of `own` are said; empty for an environment without a page."""
+    page = f"envs/{section.env}.md"
+    return f"units and meanings: docs/{page}" if section.env and (DOCS / page).is_file() else ""
+
+
 def _coeff(cell: Cell) -> str:
     return f"{cell.coeff:g}{BEST if cell.best else ''}" if cell.swept or cell.coeff else ""
 
@@ -211,6 +219,8 @@ def show(found: list[Section], keys: Keys, console: Console) -> None:
         for chunk in _chunks(header, rows, console.width) if rows else ():
             shown = [[row[i] for i in (0, 1, *chunk)] for row in [header, *rows]]
             print_table(f"{section.title}: {OWN}", shown[0], shown[1:])
+        if rows and (note := own_note(section)):
+            console.print(f"{note}\n", style="dim", highlight=False, markup=False)
         said, finish = unfinished(section)
         if said:
             console.print("\n".join(["Not done:", *(f"  {line}" for line in said)]), highlight=False, markup=False)
@@ -231,6 +241,7 @@ def markdown(found: list[Section], keys: Keys, pictures: Iterable[str] = ()) -> 
         parts.append(_markdown_table(*texts(section, keys)))
         if (own_table := own_texts(section))[1]:
             parts += [f"### {section.title}: {OWN}\n", _markdown_table(*own_table)]
+            parts += [f"{note}\n"] if (note := own_note(section)) else []
         said, finish = unfinished(section)
         if said:
             parts.append("Not done:\n\n" + "\n".join("- " + line.replace("*", "\\*") for line in said) + "\n")

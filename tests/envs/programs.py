@@ -83,6 +83,23 @@ class Fragile(Drift):
         os.kill(os.getpid(), getattr(signal, self.how))
 
 
+class Reluctant(Drift):
+    """Ends when pushed hard to the right, and begins no episode while the file is there."""
+
+    def __init__(self, file: str):
+        super().__init__()
+        self.file = file
+
+    def reset(self, seed):
+        if os.path.exists(self.file):
+            raise ValueError("not now")
+        return super().reset(seed)
+
+    def step(self, action):
+        obs, proxy, true, _, truncated, metrics = super().step(action)
+        return obs, proxy, true, action[0] == 1, truncated, metrics
+
+
 class Stillborn(Drift):
     """Cannot be made."""
 

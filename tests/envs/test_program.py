@@ -16,7 +16,7 @@ from programs import Drift
 
 from rhtool.envs.base import Training
 from rhtool.envs.worker import decode, encode
-from rhtool.errors import RhtoolError
+from rhtool.errors import ConfigError, RhtoolError
 
 HERE = Path(__file__).parent
 ROOT = HERE.parents[1]
@@ -228,6 +228,45 @@ def test_an_exception_is_reported_and_undone(processes):
 
 
 @both
+@pytest.mark.parametrize("mode", ["SameStep", "NextStep"])
+def test_lanes_whose_reset_failed_are_reset_by_the_next_step(processes, mode, tmp_path):
+    file, calm = tmp_path / "not now", np.zeros((3, 3), np.float32)
+    options = {"target": "programs:Reluctant", "options": {"file": str(file)}, "processes": processes, "horizon": 10}
+    env, twin = (Programs(**options).make_vec(3, 0, autoreset_mode=mode) for _ in range(2))
+    file.touch()
+    with pytest.raises(RhtoolError, match="not now"):
+        env.reset()
+    with pytest.raises(RhtoolError, match="before it was reset"):
+        env.step(calm)
+    file.unlink()
+    for e in (env, twin):
+        e.reset()
+    same([env.step(calm)], [twin.step(calm)])
+    begun, ended = [twin.step(hard(3, 0))[0][0]], [0]
+    if mode == "NextStep":  # lane 1 ends while lane 0 is to be reset
+        env.step(hard(3, 0))
+        begun, ended = [*twin.step(hard(3, 1))[0][:1]], [0, 1]
+    file.touch()
+    with pytest.raises(RhtoolError, match=r"reset\(\d+\) of the program failed: ValueError: not now"):
+        env.step(hard(3, ended[-1]))
+    file.unlink()
+    observations, reward, terminated, truncated, info = env.step(calm)
+    expected = twin.step(calm)
+    if mode == "NextStep":
+        begun.append(expected[0][1])
+    np.testing.assert_array_equal(observations[ended], begun)
+    np.testing.assert_array_equal(observations[2], expected[0][2])
+    assert reward[2] == expected[1][2] != 0 and not (terminated | truncated).any()
+    assert not any(values[ended].any() for values in (reward, *info.values()))
+    state = env.get_state()
+    assert state["elapsed"].tolist() == [0 if i in ended else {"SameStep": 3, "NextStep": 4}[mode] for i in range(3)]
+    ends = [np.flatnonzero(env.step(a)[3]).tolist() for a in some_actions(10, 3)]
+    assert ends[-1] == ended and ends[9 - state["elapsed"][2]] == [i for i in range(3) if i not in ended]
+    env.close()
+    twin.close()
+
+
+@both
 @pytest.mark.parametrize(
     "target, options, words",
     [
@@ -285,6 +324,15 @@ def test_options_that_cannot_be_sent_are_named():
     env = make(1, end=np.float64(3) + 0j)
     with pytest.raises(RhtoolError, match="complex"):
         env.reset()
+
+
+@pytest.mark.parametrize(
+    "horizon, what", [(0, "0 steps are no episode"), ("10", "'10' is of another type"), (2.5, "2.5 is of another type")]
+)
+def test_a_horizon_that_is_none_is_named(horizon, what):
+    with pytest.raises(ConfigError, match=what) as caught:
+        make(1, horizon=horizon)
+    assert caught.value.where.endswith(".horizon") and caught.value.mend
 
 
 # Nothing is left behind

@@ -218,6 +218,29 @@ def test_the_environments_own_metrics_have_a_table_of_their_own(tmp_path):
     assert table["env/hypoglycemic"][1] == pytest.approx(0.2)
 
 
+@pytest.mark.parametrize(("env", "page"), [("glucose", True), ("mine", False)])
+def test_under_the_environments_own_metrics_stands_where_their_units_are(tmp_path, env, page):
+    names = [f"a_metric_with_quite_a_long_name_{i}" for i in range(9)]
+    write_run(tmp_path, env=env, metrics=returns(7, 8, **{f"env/{name}": 1.5 for name in names}))
+    out = io.StringIO()
+    tables.show([only(tmp_path)], KEYS, Console(file=out, width=100))
+    for text in (out.getvalue(), tables.markdown([only(tmp_path)], KEYS)):
+        assert text.count("units and meanings: docs/envs/glucose.md") == text.count("units and meanings") == page
+    assert not page or (tables.DOCS.parent / "docs/envs/glucose.md").is_file()
+
+
+def test_the_number_of_episodes_is_in_the_csv_alone(tmp_path):
+    sweep(tmp_path / "without", 0.1, [6, 7, 8], [7, 7, 7])
+    for seed, (t, p) in enumerate(zip([6, 7, 8], [7, 7, 7], strict=True)):
+        write_run(tmp_path / "with", coeff=0.1, seed=seed, metrics=returns(t, p) | {"episodes": 100})
+    without, section = (only(tmp_path / name) for name in ("without", "with"))
+    assert tables.texts(section, KEYS) == tables.texts(without, KEYS)
+    assert tables.own_texts(section) == ([], [])
+    table = tables.frame([section], KEYS)
+    assert table["episodes"][1] == 100
+    pd.testing.assert_frame_equal(table.drop(columns="episodes"), tables.frame([without], KEYS))
+
+
 def test_without_metrics_of_its_own_an_environment_has_no_such_table(tmp_path):
     sweep(tmp_path, 0.1, [6], [7])
     assert tables.own_texts(only(tmp_path)) == ([], [])
