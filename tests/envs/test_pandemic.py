@@ -7,13 +7,14 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from numba import njit
 
 from rhtool.config import compose
-from rhtool.envs.pandemic import Pandemic, strategies
-from rhtool.envs.pandemic.contacts import binomial, classify, expose, meet
-from rhtool.envs.pandemic.disease import book, is_tested, midnight, outcome, overall, proceed
+from rhtool.envs.pandemic import Pandemic, contacts, disease, move, strategies
+from rhtool.envs.pandemic.contacts import binomial, classify, expose
+from rhtool.envs.pandemic.disease import book, is_tested, outcome, overall, proceed
 from rhtool.envs.pandemic.kernel import FEATURES
-from rhtool.envs.pandemic.move import act, opening, party, routines_of_the_hour
+from rhtool.envs.pandemic.move import opening, party, routines_of_the_hour
 from rhtool.envs.pandemic.tables import (
     ASSIGNED,
     DECEASED,
@@ -46,6 +47,22 @@ from rhtool.errors import RhtoolError
 DATA = Path(__file__).resolve().parents[1] / "data" / "pandemic"
 CONFIG = compose("env=pandemic").env
 HAMLET = {"town": str(DATA / "hamlet.yaml"), "regulations": str(DATA / "hamlet_rules.yaml"), "horizon": 60}
+
+
+# Kernels that Python cannot call.
+@njit
+def act(*arguments):
+    move.act(*arguments)
+
+
+@njit
+def meet(*arguments):
+    contacts.meet(*arguments)
+
+
+@njit
+def midnight(*arguments):
+    disease.midnight(*arguments)
 
 
 def make(lanes: int = 1, seed: int = 0, **changes):

@@ -23,6 +23,7 @@ from numba import njit
 from rhtool.envs.pandemic.tables import (
     HOME,
     HOSPITALISED,
+    INSIDE,
     PATIENT,
     PRE_ASYMPTOMATIC,
     SUSCEPTIBLE,
@@ -160,7 +161,7 @@ def expose(s, a, b, where, hides, klass, spread, multiplier, caught):
             klass[target] &= ~open_to
 
 
-@njit(cache=True, error_model="numpy")
+@njit(**INSIDE)
 def meet(s, tables, hides, world, i, memory):
     """The contacts of one hour in lane `i`; `hides` is the quirk `alpha_hides_delta`."""
     place, role, present = world.place[i], world.role[i], world.present[i]

@@ -10,6 +10,7 @@ from rhtool.envs.pandemic.tables import (
     DECEASED,
     EXPOSED,
     HOSPITALISED,
+    INSIDE,
     NEEDS_HOSPITAL,
     NEGATIVE,
     POSITIVE,
@@ -146,7 +147,7 @@ def book(quirk, new, last, was_positive, books):
     books[out] -= 1
 
 
-@njit(cache=True, error_model="numpy")
+@njit(**INSIDE)
 def midnight(s, tables, quirks, world, i):
     """Advance the strains in lane `i`, count, and test."""
     course, caught, spread = world.course[i], world.caught[i], world.spread[i]

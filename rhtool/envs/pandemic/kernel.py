@@ -7,7 +7,7 @@ from numba import njit
 from rhtool.envs.pandemic.contacts import classify, meet
 from rhtool.envs.pandemic.disease import midnight
 from rhtool.envs.pandemic.move import PARTY_HOURS, act, opening, routines_of_the_hour
-from rhtool.envs.pandemic.tables import ASSIGNED, S_CRITICAL, S_DEAD, S_INFECTED
+from rhtool.envs.pandemic.tables import ASSIGNED, INSIDE, S_CRITICAL, S_DEAD, S_INFECTED
 from rhtool.envs.rng import integers
 
 CAUSE = 0.005
@@ -30,7 +30,7 @@ def begin(mask, delta_start, plan, plans, rng, world):
             world.strategy[i] = integers(rng[i], plans) if plan < 0 else plan
 
 
-@njit(cache=True, error_model="numpy")
+@njit(**INSIDE)
 def regulate(tables, compounding, world, i, action):
     """Impose the stage that follows from the action, as every day: locks and contacts are looked up, transmission changes
     here. Returns the old stage."""
@@ -46,7 +46,7 @@ def regulate(tables, compounding, world, i, action):
     return old
 
 
-@njit(cache=True, error_model="numpy")
+@njit(**INSIDE)
 def snapshot(world, i, hour, threshold, row):
     """Write the present observation after `hour` hours of the day into `row`, float32 (13,)."""
     hours, n = world.day[i] * 24 + hour, world.who.shape[1]
@@ -111,7 +111,7 @@ def step(actions, mask, tables, quirks, ends, rng, world, memory, homes):
         world.day[i] = day + 1
 
 
-@njit(cache=True, error_model="numpy")
+@njit(**INSIDE)
 def rewards(tables, by_action, world, i, old, action, rate):
     """Write the unweighted components of lane `i`; `rate`: share of persons ill or dead on the day before."""
     stage, out = world.stage[i], world.components[i]

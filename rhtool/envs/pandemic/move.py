@@ -15,6 +15,7 @@ from rhtool.envs.pandemic.tables import (
     AT_HOME,
     HOME,
     HOSPITAL,
+    INSIDE,
     NEGATIVE,
     PATIENT,
     POSITIVE,
@@ -53,7 +54,7 @@ def routines_of_the_hour(tables, hour, weekday, opened, parties, may, reachable)
                     may[k] |= 1 << r
 
 
-@njit(cache=True, error_model="numpy")
+@njit(**INSIDE)
 def admitted(t, to, mine, age, critical, kind, opened, ages, visitors, patients, present):
     """The role in which somebody may enter the place `to` of type `t`, or -1; `mine`: lives or works there."""
     if critical and kind[t] == HOSPITAL:
@@ -65,7 +66,7 @@ def admitted(t, to, mine, age, critical, kind, opened, ages, visitors, patients,
     return VISITOR if present[VISITOR, to] < visitors[t] else -1
 
 
-@njit(cache=True, error_model="numpy")
+@njit(**INSIDE)
 def put(p, to, as_role, place, role, present):
     """Move the person."""
     present[role[p], place[p]] -= 1
@@ -97,7 +98,7 @@ def party(s, size, cautious, guests_uncounted, first, homes, present):
     return found
 
 
-@njit(cache=True, error_model="numpy")
+@njit(**INSIDE)
 def restless(
     hour,
     sick_home,
@@ -128,7 +129,7 @@ def restless(
         flags[p] = (place[p] != target) | (((can | busy) & part) != 0) | ill | hospital[p]
 
 
-@njit(cache=True, error_model="numpy")
+@njit(**INSIDE)
 def act(s, tables, quirks, world, i, hour, memory, hosting):
     """The hour `hour` of the present day in lane `i`; `hosting` int16 (H,): homes with an event now, counted from the
     first home; `memory` as `kernel.step` has prepared it (`contacts.Scratch`)."""

@@ -19,6 +19,7 @@ from rhtool.envs.pandemic.tables import (
     HOME,
     HOSPITAL,
     HOSPITALISED,
+    INSIDE,
     MINOR,
     NEEDS_HOSPITAL,
     PRE_ASYMPTOMATIC,
@@ -38,14 +39,14 @@ PARTIES = 12
 """days a year on which a home gives a party"""
 
 
-@njit(cache=True, error_model="numpy")
+@njit(**INSIDE)
 def _shuffle(s, x):
     for i in range(len(x) - 1, 0, -1):
         j = integers(s, i + 1)
         x[i], x[j] = x[j], x[i]
 
 
-@njit(cache=True, error_model="numpy")
+@njit(**INSIDE)
 def _triangular(s, low, mode, high):
     if high <= low:
         return low
@@ -55,7 +56,7 @@ def _triangular(s, low, mode, high):
     return high - math.sqrt((1.0 - u) * (high - low) * (high - mode))
 
 
-@njit(cache=True, error_model="numpy")
+@njit(**INSIDE)
 def _ages(s, count):
     """int16 (count,)."""
     up_to = np.empty(99)
@@ -80,7 +81,7 @@ def _ages(s, count):
     return ages
 
 
-@njit(cache=True, error_model="numpy")
+@njit(**INSIDE)
 def _chances(s, days, constants, by_class, out):
     """Draw the rates of one strain into `out`, float64 (10, 10, 2)."""
     symptomatic, pre, need, recovery, death = constants
@@ -100,7 +101,7 @@ def _chances(s, days, constants, by_class, out):
         out[HOSPITALISED, c, 0], out[HOSPITALISED, c, 1] = (1.0 - treated) * cured, treated * dying
 
 
-@njit(cache=True, error_model="numpy")
+@njit(**INSIDE)
 def _homes(s, tables, ages, who, age, home):
     """Order the persons, give each a home. Returns GOOD, TOO_FEW_HOMES or TOO_FEW_WORKERS."""
     n = len(ages)
@@ -157,7 +158,7 @@ def _homes(s, tables, ages, who, age, home):
     return GOOD
 
 
-@njit(cache=True, error_model="numpy")
+@njit(**INSIDE)
 def _one_of(s, tables, t):
     return tables.first[t] + integers(s, tables.number[t])
 

@@ -58,6 +58,10 @@ S_CRITICAL, S_DEAD, S_INFECTED, S_NONE, S_RECOVERED = range(5)
 UNTESTED, NEGATIVE, POSITIVE, T_CRITICAL, T_DEAD = range(5)
 """results of a test"""
 
+INSIDE = {"cache": True, "error_model": "numpy", "no_cpython_wrapper": True, "no_cfunc_wrapper": True}
+"""options of kernels that only other kernels call: without the way in from Python, whose compilation takes as long as that
+of the kernel where the arguments are tuples of tens of arrays"""
+
 EVERY_HOUR, EVERY_DAY = (1 << 24) - 1, (1 << 7) - 1
 
 
