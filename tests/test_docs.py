@@ -94,7 +94,8 @@ def test_what_a_command_reads_an_earlier_one_of_the_page_has_written(page, examp
             if value.startswith("outputs/") and key not in ("dir", "outputs", "task.runs", "task.to"):
                 assert any(value == made or value.startswith(f"{made}/") for made in written), f"{line}: {value}"
         args = parse(words[1:])
-        written |= {run.dir for run in compose_all(args.overrides, multirun=args.multirun)}
+        runs = compose_all(args.overrides, multirun=args.multirun, config_dir=args.config_dir)
+        written |= {run.dir for run in runs}
 
 
 def fewer(word: str) -> str:

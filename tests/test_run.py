@@ -11,7 +11,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -428,7 +428,15 @@ def test_signals_are_left_alone_outside_the_main_thread() -> None:
     assert handlers == [signal.getsignal(signal.SIGTERM)]
 
 
-def test_a_signal_is_obeyed_at_once_or_when_the_work_is_kept() -> None:
+@pytest.fixture
+def plain_sigterm() -> Iterator[None]:
+    """SIGTERM as it is in a fresh process: a test that used Ray leaves Ray's handler."""
+    before = signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    yield
+    signal.signal(signal.SIGTERM, before)
+
+
+def test_a_signal_is_obeyed_at_once_or_when_the_work_is_kept(plain_sigterm) -> None:
     before = signal.getsignal(signal.SIGTERM)
     noted: list[signal.Signals] = []
     with pytest.raises(Stopped) as raised, Signals(noted.append) as signals:
@@ -469,7 +477,7 @@ def test_a_signal_outside_the_loop_ends_as_one_in_it(rhtool: CommandLine, signum
     assert len(rows(rhtool.cwd / RUN)) == 20
 
 
-def test_a_run_whose_workers_the_signal_has_ended_is_stopped_and_not_failed(compose: Callable) -> None:
+def test_a_run_whose_workers_the_signal_has_ended_is_stopped_and_not_failed(plain_sigterm, compose: Callable) -> None:
     class Workers(counter.Counter):
         def run(self, run: Run) -> dict[str, float]:
             for _ in run.loop(counter.Walk(0), 5):

@@ -46,10 +46,10 @@ class Evaluate(Task):
         """Are both policies there?"""
         require_rl()
         check_numbers(self)
-        run.env.check()
         for path, where in zip(self.paths(run), ("task.policy", "task.base_policy"), strict=True):
             own = path == run.env.base_policy_path()
             require_policy(path, where, run.env.base_policy_command() if own else "")
+        run.env.check()
 
     def inputs(self, run: Run) -> dict[str, str]:
         """The policies decide the result."""

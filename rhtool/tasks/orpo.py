@@ -82,11 +82,11 @@ class Orpo(Training, Task):
         """Base policies there? Options that go together?"""
         require_rl()
         check_numbers(self)
-        run.env.check()
         if self.needs_base(run):
             where = "task.base_policies" if self.base_policies else "env.base_policy"
             for path in self.base_paths(run):
                 require_policy(path, where, "" if self.base_policies else run.env.base_policy_command())
+        run.env.check()
         for name in ("network", "hidden", "share_value") if self.init_from_base else ():
             if f"task.{name}" in run.tuned:
                 raise ConfigError(

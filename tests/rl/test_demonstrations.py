@@ -8,14 +8,14 @@ import pytest
 from rhtool.config import compose
 from rhtool.errors import RhtoolError
 from rhtool.rl.demonstrations import collect
-from rhtool.rl.policy import spaces_of
+from rhtool.rl.policy import interface_of
 
 
 @pytest.fixture
 def rollouts(tmp_path):
     """`rollouts(column=values, …)`: a parquet of three steps that fits the toy board, but for the given columns."""
     env = compose("task=bc", "env=tomato", "env.level=-1").env
-    width = spaces_of(env)[0].shape[0]
+    width = interface_of(env).observation_space.shape[0]
     good = {"obs": list(np.ones((3, width), np.float32)), "action": [0, 1, 3], "episode": [0, 0, 1]}
 
     def write(**changes):
@@ -26,11 +26,17 @@ def rollouts(tmp_path):
     return write
 
 
+def read(env, path):
+    task = compose("task=bc", "env=tomato").task
+    task.demonstrator = path
+    return collect(env, interface_of(env), task, seed=0)
+
+
 def test_rollouts_are_read_as_they_were_written(rollouts):
     env, path = rollouts(more=[1, 2, 3])
-    _, columns = collect(env, path, "actions", 10, 0)
+    columns = read(env, path)
     assert columns["actions"].tolist() == [0, 1, 3] and columns["episode"].tolist() == [0, 0, 1]
-    assert columns["obs"].shape == (3, spaces_of(env)[0].shape[0])
+    assert columns["obs"].shape == (3, interface_of(env).observation_space.shape[0])
 
 
 @pytest.mark.parametrize(
@@ -48,7 +54,7 @@ def test_rollouts_are_read_as_they_were_written(rollouts):
 def test_a_table_of_something_else_is_named(rollouts, changes, said):
     env, path = rollouts(**changes)
     with pytest.raises(RhtoolError) as raised:
-        collect(env, path, "actions", 10, 0)
+        read(env, path)
     assert said in raised.value.what and path in raised.value.where and "task=evaluate" in raised.value.mend
 
 
@@ -56,4 +62,4 @@ def test_a_file_that_is_no_parquet_is_named(rollouts, tmp_path):
     env, path = rollouts()
     (tmp_path / "r.parquet").write_text("obs,action\n")
     with pytest.raises(RhtoolError, match="holds no rollouts"):
-        collect(env, path, "actions", 10, 0)
+        read(env, path)
