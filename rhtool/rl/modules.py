@@ -43,17 +43,17 @@ class PolicyModule(TorchRLModule, ValueFunctionAPI):
         def trunk() -> nn.Module:
             return Recurrent(shape, hidden) if recurrent else tower(math.prod(shape), hidden)
 
-        self.policy_trunk = trunk()
-        self.policy_head = nn.Linear(hidden[-1], self.distribution.inputs)
-        self.value_trunk = None if config["share_value"] else trunk()
-        self.value_head = nn.Linear(hidden[-1], 1)
+        def head(outputs: int) -> nn.Linear:
+            layer = nn.Linear(hidden[-1], outputs)
+            return layer if recurrent else normc(layer, 0.01)
+
+        self.policy_trunk, self.policy_head = trunk(), head(self.distribution.inputs)
+        self.value_trunk, self.value_head = None if config["share_value"] else trunk(), head(1)
         self.head_scale = HEAD_SCALE if recurrent else 1.0
         if recurrent:
             with torch.no_grad():
                 self.policy_head.weight /= HEAD_SCALE
                 self.policy_head.bias /= HEAD_SCALE
-        else:
-            normc(self.policy_head, 0.01), normc(self.value_head, 0.01)
 
     def dist_inputs(self, obs: Tensor) -> Tensor:
         """Inputs of the action distribution, (B, inputs)."""
