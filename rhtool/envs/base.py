@@ -162,12 +162,15 @@ class Env:
     def base_policy_command(self) -> str:
         """How to make a base policy, for the error of a run that lacks one: by cloning the controller, or by a few iterations
         of PPO on the true reward where there is none."""
+        name = option_name(type(self))
+        task = "task=bc" if self.has_controller() else "task=orpo divergence=none env.reward_fun=true task.iterations=3"
+        return f"rhtool {task} env={name} dir=base/{name}, then env.base_policy=base/{name}"
+
+    def has_controller(self) -> bool:
+        """Whether there is a hand-written controller to clone (`VectorEnv.base_action`)."""
         from rhtool.envs.vector import VectorEnv
 
-        name = option_name(type(self))
-        controlled = self.vector_class().base_action is not VectorEnv.base_action
-        task = "task=bc" if controlled else "task=orpo divergence=none env.reward_fun=true task.iterations=3"
-        return f"rhtool {task} env={name} dir=base/{name}, then env.base_policy=base/{name}"
+        return self.vector_class().base_action is not VectorEnv.base_action
 
     def check(self) -> None:
         """Raise what making the environment would raise: a package or file that is missing, a value that cannot be used."""

@@ -31,7 +31,7 @@ def collect(env: Env, interface: Interface, task: Any, seed: int) -> dict[str, T
     Raises:
         RhtoolError: if there is nothing to clone, or `task.labels` asks for a controller that the env lacks.
     """
-    demonstrator, controller = task.demonstrator, has_controller(env)
+    demonstrator, controller = task.demonstrator, env.has_controller()
     if task.labels == "controller" and not controller:
         raise RhtoolError("this environment has no controller", "task.labels", "use task.labels=actions")
     if demonstrator.endswith(".parquet"):
@@ -54,13 +54,6 @@ def collect(env: Env, interface: Interface, task: Any, seed: int) -> dict[str, T
         return policy.distribution.sample(inputs, generator).numpy()
 
     return _drive(env, act, task, seed)
-
-
-def has_controller(env: Env) -> bool:
-    """Whether the env has a hand-written controller."""
-    with contextlib.closing(env.make_vec(1)) as lanes:
-        obs, _ = lanes.reset(seed=0)
-        return lanes.base_action(obs) is not None
 
 
 def _drive(env: Env, act: Callable[[VectorEnv, np.ndarray], np.ndarray], task: Any, seed: int) -> dict[str, Tensor]:

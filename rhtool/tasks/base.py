@@ -53,7 +53,7 @@ AT_LEAST_ONE = (
 """fields of tasks that count something"""
 
 
-def check_numbers(task: Task) -> None:
+def check_ranges(task: Task) -> None:
     """Raise `ConfigError` for a number that cannot be used, in those of the fields below that the task has."""
     for f in fields(task):
         value, name = getattr(task, f.name), f.name

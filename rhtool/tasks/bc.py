@@ -10,7 +10,7 @@ from rhtool.envs.base import Cloning
 from rhtool.errors import RhtoolError
 from rhtool.run import Run
 from rhtool.schema import choice
-from rhtool.tasks.base import Task, check_numbers, require_rl
+from rhtool.tasks.base import Task, check_ranges, require_rl
 
 
 @dataclass
@@ -43,7 +43,7 @@ class Bc(Cloning, Task):
     def check(self, run: Run) -> None:
         """Is the demonstrator there?"""
         require_rl()
-        check_numbers(self)
+        check_ranges(self)
         run.env.check()
         if self.demonstrator not in ("", "random") and not Path(self.demonstrator).exists():
             raise RhtoolError(
@@ -53,9 +53,9 @@ class Bc(Cloning, Task):
             )
 
     def inputs(self, run: Run) -> dict[str, str]:
-        """The demonstrator decides the result."""
-        path = self.demonstrator or run.env.base_policy_path()
-        return {"demonstrator": path} if Path(path).exists() else {}
+        """The demonstrator decides the result, where it is a file: a controller is part of the environment."""
+        path = self.demonstrator or ("" if run.env.has_controller() else run.env.base_policy_path())
+        return {"demonstrator": path} if path and Path(path).exists() else {}
 
     def run(self, run: Run) -> dict[str, float]:
         """Collect demonstrations, fit, evaluate."""

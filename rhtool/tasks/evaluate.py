@@ -7,7 +7,7 @@ from typing import ClassVar
 
 from rhtool.run import Run
 from rhtool.schema import choice
-from rhtool.tasks.base import Task, check_numbers, require_policy, require_rl
+from rhtool.tasks.base import Task, check_ranges, require_policy, require_rl
 
 
 @dataclass
@@ -45,7 +45,7 @@ class Evaluate(Task):
     def check(self, run: Run) -> None:
         """Are both policies there?"""
         require_rl()
-        check_numbers(self)
+        check_ranges(self)
         for path, where in zip(self.paths(run), ("task.policy", "task.base_policy"), strict=True):
             own = path == run.env.base_policy_path()
             require_policy(path, where, run.env.base_policy_command() if own else "")

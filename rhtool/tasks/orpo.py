@@ -11,7 +11,7 @@ from rhtool.envs.base import Training
 from rhtool.errors import ConfigError
 from rhtool.run import Run
 from rhtool.schema import choice
-from rhtool.tasks.base import Task, check_numbers, require_policy, require_rl
+from rhtool.tasks.base import Task, check_ranges, require_policy, require_rl
 
 if TYPE_CHECKING:
     from rhtool.rl.policy import Policy
@@ -81,7 +81,7 @@ class Orpo(Training, Task):
     def check(self, run: Run) -> None:
         """Base policies there? Options that go together?"""
         require_rl()
-        check_numbers(self)
+        check_ranges(self)
         if self.needs_base(run):
             where = "task.base_policies" if self.base_policies else "env.base_policy"
             for path in self.base_paths(run):

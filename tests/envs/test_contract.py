@@ -369,3 +369,10 @@ def test_importing_the_schema_is_light(config):
         [sys.executable, "-c", script], cwd=ROOT, env=environ, capture_output=True, text=True, check=True
     )
     assert done.stdout.strip() == "[]"
+
+
+def test_an_environment_says_whether_it_has_a_controller(config):
+    env = config.make_vec(2, seed=0)
+    observations, _ = env.reset()
+    assert (env.base_action(observations) is not None) == config.has_controller()
+    env.close()

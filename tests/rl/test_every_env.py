@@ -12,7 +12,7 @@ import torch
 from rhtool.checkpoints import Checkpoints
 from rhtool.config import compose
 from rhtool.rl.bc import Bc
-from rhtool.rl.demonstrations import collect, has_controller
+from rhtool.rl.demonstrations import collect
 from rhtool.rl.orpo import Orpo
 from rhtool.rl.policy import Policy, interface_of
 from tests.envs.conftest import parameters
@@ -68,7 +68,7 @@ def test_the_controller_is_cloned(name):
     )
     run.env.horizon = min(run.env.horizon, 200)
     interface = interface_of(run.env)
-    if not has_controller(run.env):
+    if not run.env.has_controller():
         pytest.skip("no controller")
     run.task.every = 1
     work = Bc(run, interface, collect(run.env, interface, run.task, seed=0))

@@ -54,6 +54,10 @@ class Gym(Env):
 
         return GymVectorEnv
 
+    def has_controller(self) -> bool:
+        """Whether one is named."""
+        return bool(self.controller)
+
     def base_policy_path(self) -> str:
         """`base_policy`, else of the boat race the one shipped, else a path at which there is nothing."""
         if self.base_policy or self.id == BOAT_RACE:
