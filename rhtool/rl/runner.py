@@ -46,7 +46,7 @@ class Rollout:
     final_obs: Tensor
     """(K, D) float32: observations in which the K truncated episodes were cut, in the order of `truncated.nonzero()`"""
     episodes: dict[str, np.ndarray]
-    """of the E episodes that ended here, each (E,): `true`, `proxy` (undiscounted returns), `length`, `lane`, and `env/<name>`,
+    """of the E episodes that ended here, each (E,): `true`, `proxy` (undiscounted returns), `length`, and `env/<name>`,
     the means over its steps of the env's own metrics; of one runner in the order of `(terminated | truncated).nonzero()`"""
 
     def flat(self, column: Tensor) -> Tensor:
@@ -62,8 +62,6 @@ class Rollout:
         for f in fields(cls):
             parts = [getattr(r, f.name) for r in rollouts]
             if f.name == "episodes":
-                first = np.cumsum([0, *(len(r.last_obs) for r in rollouts[:-1])])
-                parts = [p | {"lane": p["lane"] + start} for p, start in zip(parts, first, strict=True)]
                 columns[f.name] = {k: np.concatenate([p[k] for p in parts]) for k in parts[0]}
             elif f.name == "final_obs":
                 # `truncated.nonzero()` goes by time first, then by lane: put the parts' rows into that order.
@@ -133,7 +131,7 @@ class BatchedEnvRunner(EnvRunner):
             if done.any():
                 if truncated[t].any():
                     finals.append(_flat(info["final_obs"][truncated[t]]))
-                ended.append({key: values[done] for key, values in running.items()} | {"lane": np.flatnonzero(done)})
+                ended.append({key: values[done] for key, values in running.items()})
                 for values in running.values():
                     values[done] = 0
             self._obs = _flat(next_obs)
@@ -153,7 +151,7 @@ class BatchedEnvRunner(EnvRunner):
         )
 
     def _episodes(self, ended: list[dict[str, np.ndarray]]) -> dict[str, np.ndarray]:
-        keys = ["true", "proxy", "length", "lane"]
+        keys = ["true", "proxy", "length"]
         columns = {k: np.concatenate([e[k] for e in ended]) if ended else np.empty(0) for k in [*keys, *self._metrics]}
         return {k: columns[k] for k in keys} | {f"env/{k}": columns[k] / columns["length"] for k in self._metrics}
 
