@@ -20,6 +20,7 @@ from rhtool.rl.discriminator import Features, Scores, pairs
 from rhtool.rl.learner import OrpoConfig, Updater
 from rhtool.rl.policy import Policy, interface_of
 from rhtool.rl.ppo import Loss, advantages
+from rhtool.rl.process import together
 from rhtool.rl.runner import Rollout
 from rhtool.rl.sampler import Sampler
 from rhtool.run import Run
@@ -66,6 +67,7 @@ class Orpo:
             for i, base in enumerate(adversaries)
         ]
         self.pools: list[Tensor] = []
+        self.side_by_side = task.threads > 1 or task.workers > 0 or env.vector_class().lane_is_a_process
 
         config = OrpoConfig()
         config.seed_, config.grad_clip, config.divergence = run.seed, task.grad_clip, self.divergence
@@ -89,8 +91,7 @@ class Orpo:
         task, clock = self.task, _Clock()
 
         # 1. Sample both policies.
-        current = self.sampler.sample(self.steps_per_lane)
-        base_features = self._base_features()
+        current, base_features = self._sample()
         self.steps += current.rewards.numel()
         self.total_steps += current.rewards.numel() + sum(len(f) for f in base_features)
         metrics = {"steps": self.steps, "steps/total": self.total_steps, **describe(current)}
@@ -120,6 +121,13 @@ class Orpo:
         if task.base_update_every and self.iterations % task.base_update_every == 0:
             self._shift_bases()
         return metrics
+
+    def _sample(self) -> tuple[Rollout, list[Tensor]]:
+        """A rollout of the current policy and the base policies' features; at the same time where there is more than one core to
+        use: torch threads, Ray actors, or an environment whose lanes are processes."""
+        if self.base_samplers and self.side_by_side:
+            return together(lambda: self.sampler.sample(self.steps_per_lane), self._base_features, self.task.threads)
+        return self.sampler.sample(self.steps_per_lane), self._base_features()
 
     def _base_features(self) -> list[Tensor]:
         """Features of each base policy's transitions: newly sampled, or drawn from the pool sampled once."""
