@@ -49,6 +49,15 @@ class Divergence:
         """The unit of `coeff`: the standard deviation of a step's proxy reward (theorem 5.1's sigma; code README)."""
         return env.reward_std
 
+    def theoretical_coeff(self, r: float, sigma: float, env: Env) -> float:
+        """The `coeff` that theory gives, for a proxy of correlation `r` with the true reward and of standard deviation
+        `sigma` per step, both under the base policy: what `coeff=auto` stands for.
+
+        Raises `RhtoolError` if there is no theory, or it says nothing of such an r.
+        """
+        name = option_name(type(self))
+        raise ConfigError(f"no theory gives the coefficient of '{name}'", "coeff=auto", "use divergence=sqrt_chi2")
+
     def discriminator_loss(self, d_current: Tensor, d_base: Tensor) -> Tensor:
         """E_pi log(1 + e^-d) + E_base log(1 + e^d): least at d = log(mu_pi / mu_base) (arXiv 2403.03185, section 5).
 
@@ -242,6 +251,12 @@ class SqrtChi2(Chi2):
 
     floor: float = 1e-4
     """chi2 below this is taken for this, without a gradient, before the root of `between` and `sequence`"""
+
+    def theoretical_coeff(self, r: float, sigma: float, env: Env) -> float:
+        """sigma sqrt(1 - r^2) (after theorem 5.1), in the unit of `coeff`."""
+        from rhtool.hacking import theoretical_coeff
+
+        return theoretical_coeff(sigma, r) / self.scale(env)
 
     def penalty(self, d: Tensor, base: Distribution | None = None, d_base: Tensor | None = None) -> Tensor:
         """(e^d - 1) / sqrt(m), and e^d - 1 if m is not above zero, as only noise makes it."""

@@ -17,13 +17,14 @@ from rhtool.divergences import KL, Chi2, Divergence, NoDivergence, SqrtChi2
 from rhtool.errors import ConfigError
 from rhtool.hacking import correlation
 from rhtool.rl.discriminator import Features, Scores, pairs
+from rhtool.rl.evaluation import rollout, stream
 from rhtool.rl.learner import OrpoConfig, Updater
 from rhtool.rl.policy import Policy, interface_of
 from rhtool.rl.ppo import Loss, advantages
 from rhtool.rl.process import together
 from rhtool.rl.runner import Rollout
 from rhtool.rl.sampler import Sampler
-from rhtool.run import Run
+from rhtool.run import AUTO, Run
 from rhtool.schema import option_name
 
 
@@ -82,13 +83,15 @@ class Orpo:
                 "task.base_update_every",
                 f"set task.hidden={bases[0].config['hidden']} task.share_value={bases[0].config['share_value']}".lower(),
             )
-        self.coeff, self.kl_coeff = run.coeff, task.kl_coeff
+        self.coeff, self.kl_coeff = None if run.coeff == AUTO else run.coeff, task.kl_coeff
         self.steps = self.total_steps = self.iterations = 0
         self._sync()
 
     def iteration(self) -> dict[str, float]:
         """One iteration of Algorithm 1; returns its metrics (docs/metrics.md)."""
         task, clock = self.task, _Clock()
+        if self.coeff is None:
+            self.coeff = self._theoretical_coeff()
 
         # 1. Sample both policies.
         current, base_features = self._sample()
@@ -247,6 +250,14 @@ class Orpo:
     def clock(self) -> int:
         """Env steps by which schedules go: whole batches, whether or not a method samples the base policies' share."""
         return (self.iterations + 1) * self.task.lanes * self.steps_per_lane
+
+    def _theoretical_coeff(self) -> float:
+        """What the theory says of the base policy's rewards: those that the evaluation at the end measures."""
+        env, task, run = self.run.env, self.task, self.run
+        steps, mask = rollout(env, self.bases[0], task.episodes, stream(run.seed, 1), lanes=task.evaluation_lanes)
+        seen = correlation(steps.proxy[mask].numpy(), steps.true[mask].numpy())
+        r = seen.r if task.correlation is None else task.correlation
+        return self.divergence.theoretical_coeff(r, seen.proxy_std, env)
 
     def _weight(self, base: int) -> float:
         return self.task.base_weights[base] if self.task.base_weights else 1.0
