@@ -52,12 +52,12 @@ class _Dense(torch.autograd.Function):
         elif name == "leaky_relu":
             grad = torch.ops.aten.leaky_relu_backward(grad, y, numbers[0], True)
         grad = grad.contiguous()
-        of_x = _product(grad, weight.t()) if ctx.needs_input_grad[0] else None
-        return of_x, _product(grad.t(), x.t()), grad.sum(0), None, None
+        of_x = product(grad, weight.t()) if ctx.needs_input_grad[0] else None
+        return of_x, product(grad.t(), x.t()), grad.sum(0), None, None
 
 
-def _product(a: Tensor, b: Tensor) -> Tensor:
-    """a @ b.T."""
+def product(a: Tensor, b: Tensor) -> Tensor:
+    """a @ b.T, for (N, K) and (M, K) float32."""
     return torch.ops.mkldnn._linear_pointwise(a, b, None, "none", [], "")
 
 
@@ -70,7 +70,7 @@ def _activation(module: nn.Module | None) -> tuple[str, list[float]]:
 def _available() -> bool:
     """Whether this torch has the call, which is one of its private ones, and it works here."""
     try:
-        return bool(_product(torch.eye(2), torch.eye(2)).equal(torch.eye(2)))
+        return bool(product(torch.eye(2), torch.eye(2)).equal(torch.eye(2)))
     except (AttributeError, RuntimeError):
         return False
 
