@@ -56,6 +56,15 @@ def differences(old: dict[str, Any], new: dict[str, Any]) -> list[tuple[str, Any
     return [(k, old.get(k, "-"), new.get(k, "-")) for k in keys if old.get(k, "-") != new.get(k, "-")]
 
 
+def changes(old: dict[str, Any], run: Run) -> list[tuple[str, Any, Any]]:
+    """`differences` of a recorded identity from a run's. A field that the record lacks had its default: an older version
+    did not know it."""
+    defaults: dict[str, Any] = {}
+    for group in groups(run):
+        flatten(type(getattr(run, group))(), group, defaults)
+    return differences(json.loads(json.dumps(defaults, default=str)) | old, identity(run))
+
+
 def flatten(value: Any, path: str, flat: dict[str, Any]) -> None:
     """Add to `flat` the value, or of a dataclass, at any depth, its fields under their paths, but for incidental ones."""
     if not dataclasses.is_dataclass(value):
