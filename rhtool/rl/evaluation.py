@@ -11,7 +11,7 @@ from torch import Tensor
 
 from rhtool.divergences import KL, TV, Chi2, Divergence, SqrtChi2
 from rhtool.envs.base import Env
-from rhtool.hacking import bound_gap, correlation
+from rhtool.hacking import bound_gap, correlation, max_min_bound
 from rhtool.rl.discriminator import Features, Scores, pairs
 from rhtool.rl.policy import Interface, Policy, interface_of
 from rhtool.rl.runner import Rollout
@@ -53,7 +53,19 @@ def evaluate(
         metrics |= estimated_divergences(
             policy, base, current, reference, interface_of(env), over, shown, seed, explore
         )
+        metrics |= worst_case(metrics)
     return metrics | (exact(env, policy, base, over) if exactly and explore else {})
+
+
+def worst_case(metrics: dict[str, float]) -> dict[str, float]:
+    """`hacking/worst_case`, from the metrics of `returns` of policy and base policy and `divergence/chi2`: the least gain in
+    true reward per step over all true rewards that have the measured one's sigma, and its correlation with the proxy, under
+    the base policy (`hacking.max_min_bound`). Empty where that correlation is not above zero."""
+    r, sigmas = metrics["base/correlation"], (metrics["base/sigma/proxy"], metrics["base/sigma/true"])
+    if not r > 0:
+        return {}
+    gain = metrics["mean/proxy"] - metrics["base/mean/proxy"]
+    return {"hacking/worst_case": max_min_bound(gain, metrics["divergence/chi2"], r, *sigmas)}
 
 
 def rollout(
@@ -236,8 +248,9 @@ def exact(env: Env, policy: Policy, base: Policy | None, over: str = "state_acti
 
     `exact/true/return`, `exact/proxy/return`; with a base policy also `base/exact/…`, `exact/divergence/<name>` of the occupancy
     measures (`over` "state_action" or "state") averaged over the steps of an episode, `exact/correlation` and `exact/sigma/…` under
-    the base policy, `exact/gain`, the gain in true reward per step, `exact/bound`, Theorem 5.1's lower bound on it (absent if
-    r <= 0), and `exact/bound_holds`, 1 or 0.
+    the base policy, `exact/gain`, the gain in true reward per step, `exact/bound`, Theorem 5.1's lower bound on it,
+    `exact/worst_case`, the least gain of any true reward of that correlation and sigma (both absent if r <= 0), and
+    `exact/bound_holds`, 1 or 0.
     """
     mdp = env.tabular()
     if mdp is None:
@@ -261,7 +274,9 @@ def exact(env: Env, policy: Policy, base: Policy | None, over: str = "state_acti
         "exact/gain": gap.true_gain,
         "exact/bound_holds": float(gap.holds),
     }
-    return metrics if gap.return_bound is None else metrics | {"exact/bound": gap.return_bound}
+    if gap.return_bound is None:
+        return metrics
+    return metrics | {"exact/bound": gap.return_bound, "exact/worst_case": gap.max_min_bound}
 
 
 def write_parquet(path: Path, steps: Rollout, mask: Tensor) -> None:
