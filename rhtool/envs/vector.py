@@ -54,6 +54,9 @@ class VectorEnv(gymnasium.vector.VectorEnv):
     """networks see `(observation - obs_offset) * obs_scale`; each broadcasts to an observation"""
     obs_scale: np.ndarray | float = 1.0
     """see `obs_offset`"""
+    reward_terms: ClassVar[tuple[str, ...]] = ()
+    """metrics in `info` of which the rewards are weighted sums, or nearly: what `divergence=linear_max_min` takes every
+    reward to be a weighted sum of; empty: it takes the observation and the action instead"""
     lane_is_a_process: ClassVar[bool] = False
     """each lane is a process of the operating system, so hundreds of them are many"""
     latest: np.ndarray | None = None

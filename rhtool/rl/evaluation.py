@@ -241,8 +241,9 @@ def exact(env: Env, policy: Policy, base: Policy | None, over: str = "state_acti
 
     `exact/true/return`, `exact/proxy/return`; with a base policy also `base/exact/…`, `exact/divergence/<name>` of the occupancy
     measures (`over` "state_action" or "state") averaged over the steps of an episode, `exact/correlation` and `exact/sigma/…` under
-    the base policy, `exact/gain`, the gain in true reward per step, `exact/bound`, Theorem 5.1's lower bound on it (absent if
-    r <= 0), and `exact/bound_holds`, 1 or 0.
+    the base policy, `exact/gain`, the gain in true reward per step, `exact/bound`, Theorem 5.1's lower bound on it,
+    `exact/worst_case`, the least gain of any true reward of that correlation and sigma (both absent if r <= 0), and
+    `exact/bound_holds`, 1 or 0.
     """
     mdp = env.tabular()
     if mdp is None:
@@ -266,7 +267,9 @@ def exact(env: Env, policy: Policy, base: Policy | None, over: str = "state_acti
         "exact/gain": gap.true_gain,
         "exact/bound_holds": float(gap.holds),
     }
-    return metrics if gap.return_bound is None else metrics | {"exact/bound": gap.return_bound}
+    if gap.return_bound is None:
+        return metrics
+    return metrics | {"exact/bound": gap.return_bound, "exact/worst_case": gap.max_min_bound}
 
 
 def write_parquet(path: Path, steps: Rollout, mask: Tensor) -> None:

@@ -15,10 +15,11 @@ from torch import Tensor
 
 from rhtool.divergences import KL, Chi2, Divergence, NoDivergence, SqrtChi2
 from rhtool.errors import ConfigError
-from rhtool.hacking import correlation
+from rhtool.hacking import Correlation, correlation, max_min_bound
 from rhtool.rl.discriminator import Features, Scores, pairs
 from rhtool.rl.evaluation import rollout, stream
 from rhtool.rl.learner import OrpoConfig, Updater
+from rhtool.rl.moments import Moments
 from rhtool.rl.policy import Policy, interface_of
 from rhtool.rl.ppo import Loss, advantages
 from rhtool.rl.process import together
@@ -39,14 +40,15 @@ class Orpo:
     def __init__(self, run: Run, bases: list[Policy]):
         self.run, self.task, self.divergence, self.bases = run, run.task, run.divergence, bases
         task, env = run.task, run.env
-        # One discriminator per base policy, unless nothing is to be told apart.
-        adversaries = bases if self.divergence.needs_discriminator else []
+        # A sampler and a discriminator per base policy, unless nothing is to be told apart.
+        sampled = bases if self.divergence.needs_base_samples else []
+        adversaries = sampled if self.divergence.needs_discriminator else []
         base_lanes = round(task.lanes * task.base_share)
         self.lanes, self.steps_per_lane = task.lanes - base_lanes, task.batch // task.lanes
-        share = base_lanes // max(len(adversaries), 1)
-        if self.lanes < 1 or (adversaries and share < 1):
+        share = base_lanes // max(len(sampled), 1)
+        if self.lanes < 1 or (sampled and share < 1):
             raise ConfigError(
-                f"{task.lanes} lanes, of which {base_lanes} for {len(adversaries)} base policies",
+                f"{task.lanes} lanes, of which {base_lanes} for {len(sampled)} base policies",
                 "task.lanes",
                 "raise task.lanes, or change task.base_share: each policy needs a lane",
             )
@@ -65,10 +67,11 @@ class Orpo:
         self.scores = [Scores(spaces, self.features.size, hidden) for _ in adversaries]
         self.base_samplers = [
             Sampler(env, base, share, seed=2 * run.seed + 1 + 1_000_003 * i, workers=min(task.workers, share))
-            for i, base in enumerate(adversaries)
+            for i, base in enumerate(sampled)
         ]
         self.pools: list[Tensor] = []
         self.side_by_side = task.threads > 1 or task.workers > 0 or env.vector_class().lane_is_a_process
+        self.moments = [Moments() for _ in sampled]
 
         config = OrpoConfig()
         config.seed_, config.grad_clip, config.divergence = run.seed, task.grad_clip, self.divergence
@@ -101,7 +104,7 @@ class Orpo:
         clock.lap(metrics, "time/sample_s")
 
         # 2. Fit each discriminator, so that its score tends to log(mu_pi / mu_base).
-        features = self.features(current) if self.scores else None
+        features = self.features(current) if self.base_samplers else None
         if task.discriminator == "first":
             metrics |= self._fit_discriminators(features, base_features)
         clock.lap(metrics, "time/discriminator_s")
@@ -135,21 +138,38 @@ class Orpo:
     def _base_features(self) -> list[Tensor]:
         """Features of each base policy's transitions: newly sampled, or drawn from the pool sampled once."""
         if not self.task.base_pool:
-            return [self.features(s.sample(self.steps_per_lane)) for s in self.base_samplers]
+            return [self._base_sample(i, self.steps_per_lane) for i in range(len(self.base_samplers))]
         if not self.pools:
-            self.pools = [self.features(s.sample(-(-self.task.base_pool // s.lanes))) for s in self.base_samplers]
+            self.pools = [
+                self._base_sample(i, -(-self.task.base_pool // s.lanes)) for i, s in enumerate(self.base_samplers)
+            ]
         size = self.lanes * self.steps_per_lane
         # A function of the iteration, so that a resumed run draws what an uninterrupted one draws.
         generator = torch.Generator().manual_seed(self.run.seed * 1_000_003 + self.iterations)
         return [pool[torch.randint(len(pool), (size,), generator=generator)] for pool in self.pools]
 
+    def _base_sample(self, i: int, steps: int) -> Tensor:
+        """Features of newly sampled transitions of a base policy; their rewards enter its moments."""
+        rollout = self.base_samplers[i].sample(steps)
+        features = self.features(rollout)
+        self.moments[i].add(self._rewards(rollout, features))
+        return features
+
+    def _rewards(self, rollout: Rollout, features: Tensor) -> Tensor:
+        """The columns of `Moments`, (N, C): proxy, true reward, and the terms of rewards if the divergence wants them."""
+        columns = [rollout.flat(rollout.proxy)[:, None], rollout.flat(rollout.true)[:, None]]
+        if self.divergence.needs_terms:
+            terms = rollout.flat(rollout.terms)
+            columns.append(terms if terms.shape[1] else features.double())
+        return torch.cat(columns, 1)
+
     def _fit_discriminators(self, features: Tensor | None, base_features: list[Tensor]) -> dict[str, float]:
         metrics: dict[str, float] = {}
-        for i, base in enumerate(base_features):
+        for i in range(len(self.scores)):
             name = f"discriminator_{i}"
             fitted = self.updater.update(
                 name,
-                pairs(features, base),
+                pairs(features, base_features[i]),
                 num_epochs=self.task.discriminator_epochs,
                 minibatch_size=self.task.minibatch,
                 lr=self._lr(),
@@ -161,23 +181,28 @@ class Orpo:
     def _charge(
         self, current: Rollout, features: Tensor | None, base_features: list[Tensor]
     ) -> tuple[Tensor, dict[str, float]]:
-        """Rewards (T, B) minus coeff x scale x what each step pays, summed over the base policies."""
+        """Rewards (T, B), weighted, minus coeff x scale x what each step pays, summed over the base policies."""
         task, divergence, metrics = self.task, self.divergence, {}
         paid = torch.zeros(current.rewards.numel())
         if divergence.over != "action" and not isinstance(divergence, NoDivergence):
             for i, base in enumerate(self.bases):
-                at_states = scores = base_scores = None
-                if not self.scores:
+                at_states = scores = base_scores = standardised = None
+                if not self.base_samplers:
                     at_states = base.distribution(base.dist_inputs(current.flat(current.obs)))
                 else:
-                    scores, base_scores = self.scores[i](features), self.scores[i](base_features[i])
-                    metrics = (
-                        estimates(divergence, scores, base_scores) | metrics
-                    )  # of several base policies, the first's
-                paid += self._weight(i) * divergence.penalty(scores, base=at_states, d_base=base_scores)
+                    moments = self.moments[i]
+                    standardised = moments.standardised(self._rewards(current, features))
+                    if self.scores:
+                        scores, base_scores = self.scores[i](features), self.scores[i](base_features[i])
+                    if i == 0:  # of several base policies, the first's
+                        metrics = estimates(divergence, scores, base_scores, standardised)
+                        metrics |= worst_case(current, moments.relation(), metrics.get("divergence/chi2"))
+                paid += self._weight(i) * divergence.penalty(
+                    scores, base=at_states, d_base=base_scores, rewards=standardised
+                )
         strength = self._coeff()
         paid = (strength * paid).clamp(-task.reward_clip, task.reward_clip)
-        rewards = current.rewards - paid.view_as(current.rewards)
+        rewards = task.reward_weight * current.rewards - paid.view_as(current.rewards)
         metrics |= {"penalty/mean": float(paid.mean()), "penalty/coeff": strength / divergence.scale(self.run.env)}
         return rewards, metrics
 
@@ -283,7 +308,7 @@ class Orpo:
             base.weights = {name: value.clone() for name, value in newer.weights.items()}
         for sampler, base in zip(self.base_samplers, self.bases, strict=False):
             sampler.sync(base.weights)
-        self.pools = []
+        self.pools, self.moments = [], [Moments() for _ in self.base_samplers]
 
     def get_state(self) -> dict[str, Any]:
         """Everything the next iteration depends on."""
@@ -296,6 +321,7 @@ class Orpo:
             if self.task.base_update_every
             else {},
             "pools": {str(i): pool for i, pool in enumerate(self.pools)},
+            "moments": {str(i): moments.get_state() for i, moments in enumerate(self.moments)},
             "counts": [self.steps, self.total_steps, self.iterations],
             "coefficients": [self.coeff, self.kl_coeff],
         }
@@ -311,6 +337,8 @@ class Orpo:
             if self.base_samplers:
                 self.base_samplers[int(i)].sync(self.bases[int(i)].weights)
         self.pools = [state["pools"][str(i)] for i in range(len(state["pools"]))]
+        for i, moments in enumerate(self.moments):
+            moments.set_state(state["moments"][str(i)])
         self.steps, self.total_steps, self.iterations = state["counts"]
         self.coeff, self.kl_coeff = state["coefficients"]
         for i, scores in enumerate(self.scores):
@@ -334,10 +362,22 @@ def describe(rollout: Rollout) -> dict[str, float]:
     return metrics
 
 
-def estimates(divergence: Divergence, scores: Tensor, base_scores: Tensor) -> dict[str, float]:
-    """`divergence/<name>` of what the scores of `divergence`'s discriminator, (N,) and (M,), can say."""
-    measures = (KL(), Chi2(), SqrtChi2()) if divergence.scores_are_log_ratios else (divergence,)
-    return {f"divergence/{option_name(type(d))}": d.estimate(scores, d_base=base_scores) for d in measures}
+def estimates(
+    divergence: Divergence, scores: Tensor | None, base_scores: Tensor | None, rewards: Tensor | None = None
+) -> dict[str, float]:
+    """`divergence/<name>` of what the scores of `divergence`'s discriminator, (N,) and (M,), and the standardised rewards
+    (N, K) can say."""
+    measures = (KL(), Chi2(), SqrtChi2()) if scores is not None and divergence.scores_are_log_ratios else ()
+    named = {option_name(type(d)): d for d in (divergence, *measures)}
+    return {f"divergence/{name}": d.estimate(scores, d_base=base_scores, rewards=rewards) for name, d in named.items()}
+
+
+def worst_case(current: Rollout, base: Correlation, chi2: float | None) -> dict[str, float]:
+    """`hacking/worst_case` of a rollout from chi2 and the moments under the base policy; empty where the theory has none."""
+    if chi2 is None or not base.r > 0:
+        return {}
+    gain = float(current.proxy.mean()) - base.proxy_mean
+    return {"hacking/worst_case": max_min_bound(gain, chi2, base.r, base.proxy_std, base.true_std)}
 
 
 def scheduled(schedule: list[list[float]] | None, value: float, steps: int) -> float:

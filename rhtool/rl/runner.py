@@ -37,6 +37,8 @@ class Rollout:
     """(T, B) float64: proxy reward"""
     true: Tensor
     """(T, B) float64: true reward"""
+    terms: Tensor
+    """(T, B, K) float64: the env's `reward_terms`; K = 0 where it names none"""
     terminated: Tensor
     """(T, B) bool: the episode ended there, and nothing follows"""
     truncated: Tensor
@@ -114,6 +116,7 @@ class BatchedEnvRunner(EnvRunner):
         inputs = torch.empty(*size, distribution.inputs)
         actions = torch.empty(*size, *distribution.action_shape, dtype=distribution.dtype)
         rewards, proxy, true = np.empty(size, np.float32), np.empty(size), np.empty(size)
+        terms = np.empty((*size, len(self.env.reward_terms)))
         terminated, truncated = np.empty(size, bool), np.empty(size, bool)
         finals, ended, running = [], [], self._running
         for t in range(steps):
@@ -122,6 +125,8 @@ class BatchedEnvRunner(EnvRunner):
             actions[t] = distribution.sample(inputs[t], self.generator) if explore else distribution.mode(inputs[t])
             next_obs, rewards[t], terminated[t], truncated[t], info = self.env.step(actions[t].numpy())
             proxy[t], true[t] = info["proxy_reward"], info["true_reward"]
+            for k, name in enumerate(self.env.reward_terms):
+                terms[t, :, k] = info[name]
             running["true"] += true[t]
             running["proxy"] += proxy[t]
             running["length"] += 1
@@ -143,6 +148,7 @@ class BatchedEnvRunner(EnvRunner):
             rewards=torch.from_numpy(rewards),
             proxy=torch.from_numpy(proxy),
             true=torch.from_numpy(true),
+            terms=torch.from_numpy(terms),
             terminated=torch.from_numpy(terminated),
             truncated=torch.from_numpy(truncated),
             last_obs=self._obs.clone(),

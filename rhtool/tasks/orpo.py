@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from rhtool.divergences import KL, BaseConfidence, NoDivergence
+from rhtool.divergences import KL, BaseConfidence, LinearMaxMin, NoDivergence
 from rhtool.envs.base import Training
 from rhtool.errors import ConfigError
 from rhtool.run import AUTO, Run
@@ -27,6 +27,8 @@ class Orpo(Training, Task):
     """[[env steps, lr], …], interpolated; replaces lr"""
     kl_coeff_schedule: list[Any] | None = None
     """[[env steps, weight], …], interpolated; replaces the adaptive kl_coeff"""
+    reward_weight: float = 1.0
+    """factor of the environment's reward; 0 with divergence=gail is GAIL, imitation of the base policy alone"""
     base_policies: list[str] = field(default_factory=list)
     """base policies: runs' directories; empty: the environment's own"""
     base_weights: list[float] = field(default_factory=list)
@@ -100,6 +102,12 @@ class Orpo(Training, Task):
             raise ConfigError(
                 "split is the chain rule of KL", "task.split", "use divergence=kl divergence.over=state_action"
             )
+        if self.reward_weight == 0 and run.coeff == 0:
+            raise ConfigError(
+                "nothing is left to learn: neither reward nor penalty counts",
+                "task.reward_weight",
+                "raise it, or coeff",
+            )
         if self.base_weights and len(self.base_weights) != len(self.base_paths(run)):
             raise ConfigError(
                 "as many base_weights as base policies", "task.base_weights", "one number per base policy"
@@ -124,7 +132,10 @@ class Orpo(Training, Task):
         for name in ("lr_schedule", "entropy_schedule", "kl_coeff_schedule", "coeff_schedule"):
             check_schedule(getattr(self, name), f"task.{name}")
         if self.divergence_target is not None:
-            if isinstance(run.divergence, NoDivergence | BaseConfidence) or not run.divergence.scores_are_log_ratios:
+            if (
+                isinstance(run.divergence, NoDivergence | BaseConfidence | LinearMaxMin)
+                or not run.divergence.scores_are_log_ratios
+            ):
                 raise ConfigError(
                     "there is no estimate to hold to it", "task.divergence_target", "use kl, chi2 or sqrt_chi2"
                 )

@@ -376,3 +376,20 @@ def test_an_environment_says_whether_it_has_a_controller(config):
     observations, _ = env.reset()
     assert (env.base_action(observations) is not None) == config.has_controller()
     env.close()
+
+
+def test_rewards_are_weighted_sums_of_the_terms_that_are_named(config):
+    """`reward_terms`, where there are any, explain the proxy and the true reward of random steps."""
+    env = config.make_vec(2, seed=0)
+    if not env.reward_terms:
+        pytest.skip("names no terms")
+    env.reset()
+    rows = [env.step(a)[4] for a in some_actions(env, min(config.horizon, 60))]
+    env.close()
+    terms = np.stack([np.concatenate([row[name] for row in rows]) for name in env.reward_terms], 1)
+    known = np.column_stack([terms, np.ones(len(terms))])
+    for name in ("proxy_reward", "true_reward"):
+        reward = np.concatenate([row[name] for row in rows])
+        assert reward.std() > 0
+        left = reward - known @ np.linalg.lstsq(known, reward)[0]
+        assert left.std() < 1e-6 * reward.std()

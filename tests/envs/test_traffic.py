@@ -209,6 +209,8 @@ def test_rewards_observation_and_controller_are_what_sumo_says(program):
         assert true == pytest.approx(-(1 / (v + 0.001)).mean() + shared)
         assert metrics["vehicles"] == len(v) and metrics["mean_speed"] == pytest.approx(v.mean())
         assert metrics["stopped"] == pytest.approx((v < 0.1).mean())
+        assert metrics["commute"] == pytest.approx((1 / (v + 0.001)).mean())
+        assert 0.1 * metrics["headway"] - metrics["accel"] == pytest.approx(shared)
     assert checked > 100
 
 

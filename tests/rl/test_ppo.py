@@ -28,6 +28,7 @@ def rollout(terminated: np.ndarray, truncated: np.ndarray) -> Rollout:
         rewards=empty,
         proxy=empty,
         true=empty,
+        terms=empty[..., None],
         terminated=torch.from_numpy(terminated),
         truncated=torch.from_numpy(truncated),
         last_obs=torch.zeros(lanes, 1),

@@ -49,6 +49,7 @@ class GlucoseVectorEnv(VectorEnv):
         "controller",
         "seeds",
     )
+    reward_terms = ("magni_risk", "insulin", "hypoglycemic")
     render_modes = ("rgb_array",)
     obs_offset = np.array([[100.0], [0.0]])
     obs_scale = np.array([[0.01], [10.0]])

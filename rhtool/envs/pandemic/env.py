@@ -55,6 +55,7 @@ class PandemicVectorEnv(VectorEnv):
     """
 
     state_names = World._fields
+    reward_terms = COMPONENTS
     render_modes = ("rgb_array",)
 
     def __init__(self, config: Pandemic, lanes: int, **options: Any):

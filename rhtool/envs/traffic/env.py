@@ -12,8 +12,20 @@ from rhtool.envs.program import ProgramSpec, ProgramVectorEnv
 from rhtool.envs.traffic import Traffic
 from rhtool.errors import ConfigError
 
-METRICS = ("mean_speed", "vehicles", "rl_vehicles", "outflow", "backlog", "stopped", "crash")
-"""m/s; in the network; in the slots; leaving, vehicles/h; waiting to enter; share slower than 0.1 m/s; 0 or 1"""
+METRICS = (
+    "mean_speed",
+    "vehicles",
+    "rl_vehicles",
+    "outflow",
+    "backlog",
+    "stopped",
+    "crash",
+    "commute",
+    "accel",
+    "headway",
+)
+"""m/s; in the network; in the slots; leaving, vehicles/h; waiting to enter; share slower than 0.1 m/s; 0 or 1; and the rewards'
+parts besides `mean_speed`: mean of 1 / (v + 0.001), s/m; -J, m/s2; H, s/s"""
 
 MOST = 18_000
 """vehicles/h of one inflow: one in each step of SUMO of 0.2 s, several times what a lane of a road takes"""
@@ -22,6 +34,7 @@ MOST = 18_000
 class TrafficVectorEnv(ProgramVectorEnv):
     """B merges. `info` has the metrics of `METRICS`, float64 `(B,)`."""
 
+    reward_terms = ("mean_speed", "commute", "accel", "headway")
     render_modes = ("rgb_array",)
     lane_is_a_process = True
 

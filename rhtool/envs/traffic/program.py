@@ -58,10 +58,11 @@ class TrafficProgram:
         speeds = [v.speed for v in merge.vehicles.values()]
         n = max(len(speeds), 1)
         mean_speed = sum(speeds) / n
-        proxy = true = 0.0
+        accel = sum(map(abs, counted)) / max(len(counted), 1)
+        proxy = true = commute = headway = 0.0
         if not crashed and min(speeds, default=0.0) >= -100.0:
-            shared = config.headway_weight * self._headways()
-            shared -= config.accel_weight * sum(map(abs, counted)) / max(len(counted), 1)
+            headway = self._headways()
+            shared = config.headway_weight * headway - config.accel_weight * accel
             commute = sum([1.0 / (v + 0.001) for v in speeds]) / n if speeds else 10_000.0
             proxy, true = mean_speed + shared, shared - commute
         metrics = {
@@ -72,6 +73,9 @@ class TrafficProgram:
             "backlog": float(merge.backlog()),
             "stopped": sum(v < 0.1 for v in speeds) / n,
             "crash": float(crashed),
+            "commute": commute,
+            "accel": accel,
+            "headway": headway,
         }
         return self._observe(), proxy, true, crashed, False, metrics
 
