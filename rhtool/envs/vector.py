@@ -26,8 +26,9 @@ class VectorEnv(gymnasium.vector.VectorEnv):
 
     `step(actions)` returns `(observations, reward, terminated, truncated, info)`: observations `(B, *shape)` in the
     observation space's dtype, reward float64 `(B,)` (the training reward: the proxy, the environment's own or a learned
-    one, or the true one, as `config.reward_fun` says), flags bool `(B,)`. `info` holds `proxy_reward` and `true_reward`, float64 `(B,)`, and the
-    environment's metrics, each `(B,)`. Every array is new: none is overwritten later.
+    one, or the true one, as `config.reward_fun` says), flags bool `(B,)`. `info` holds `proxy_reward` and
+    `true_reward`, float64 `(B,)`, and the environment's metrics, each `(B,)`. Every array is new: none is overwritten
+    later.
 
     Lanes are independent: lane `i` of seed `s` draws from the stream (s, i) whatever the number of lanes, so the same
     seed and actions give the same trajectory alone and among 512.
