@@ -7,6 +7,7 @@ file is `reward_model.json` (what the model is for) beside `reward_model.safeten
 from __future__ import annotations
 
 import json
+import math
 from dataclasses import dataclass, field
 from itertools import pairwise
 from pathlib import Path
@@ -53,8 +54,8 @@ class RewardModel:
     def __post_init__(self) -> None:
         sizes = [len(self.offset), *(len(bias) for _, bias in self.layers)]
         shapes = [(b, a) for a, b in pairwise(sizes)]
-        dense = int(np.prod(self.observation_shape))
-        width = len(self.columns) + (self.action["n"] if "n" in self.action else int(np.prod(self.action["shape"])))
+        dense = math.prod(self.observation_shape)
+        width = len(self.columns) + (self.action["n"] if "n" in self.action else math.prod(self.action["shape"]))
         numbers = [self.offset, self.scale, self.multiply, self.add, *(x for layer in self.layers for x in layer)]
         if not all(np.isfinite(x).all() for x in numbers):
             raise ValueError("some of its numbers are not finite")
@@ -76,11 +77,12 @@ class RewardModel:
 
     def features(self, observations: np.ndarray, actions: np.ndarray) -> np.ndarray:
         """What the network sees, float32 (B, F), of observations (B, …) and actions (B, …)."""
-        seen = np.asarray(observations, np.float32).reshape(len(observations), -1)[:, self.columns]
+        seen = np.asarray(observations, np.float32)
+        seen = seen.reshape(len(seen), math.prod(self.observation_shape))[:, self.columns]
         if "n" in self.action:
             done = np.eye(self.action["n"], dtype=np.float32)[np.asarray(actions)]
         else:
-            done = np.asarray(actions, np.float32).reshape(len(actions), -1)
+            done = np.asarray(actions, np.float32).reshape(len(seen), math.prod(self.action["shape"]))
         return (np.concatenate([seen, done], axis=1) - self.offset) * self.scale
 
     def fits(self, observation_space: gymnasium.Space, action_space: gymnasium.Space) -> bool:

@@ -102,7 +102,7 @@ def test_the_likelihood_is_that_of_the_labels_and_has_a_gradient(noise):
         found = log_likelihood(margin, torch.full((6,), label), noise)
         p = probability(margin.detach().numpy(), noise)
         p_other = probability(-margin.detach().numpy(), noise)  # 1 - p, without cancellation
-        np.testing.assert_allclose(found.detach().numpy(), np.log(p if label else p_other), rtol=1e-9)
+        np.testing.assert_allclose(found.detach().numpy(), np.log(p if label else p_other), rtol=1e-9, atol=1e-16)
         [gradient] = torch.autograd.grad(found.sum(), margin)
         assert torch.isfinite(gradient).all() and (noise == 1) == bool((gradient == 0).all())
 
@@ -225,28 +225,28 @@ def test_nothing_to_compare_is_said():
         compose("task=rm_train", "env=tomato", "task.policies=[nowhere]").check()
 
 
-def test_a_killed_run_ends_with_the_model_of_one_that_was_not_and_orpo_trains_on_it(rhtool):
+def test_a_killed_run_ends_with_the_model_of_one_that_was_not_and_orpo_trains_on_it(rhtool, in_process):
     toy = "env=tomato env.level=-1 env.dry_distance=0 env.noop=true env.base_policy=base scale=smoke"
-    line = f"task=rm_train {toy} task.policies=[random,base] task.passes=400 task.preferences=200 checkpoint_every=0"
+    line = f"task=rm_train {toy} task.policies=[random,base] task.passes=60 task.preferences=400 checkpoint_every=0"
     env = compose(*toy.split()).env
     uniform(env).save(rhtool.cwd / "base")
     process = rhtool.start(f"{line} dir=stopped")
-    checkpoints, patience = rhtool.cwd / "stopped/checkpoints", time.monotonic() + 60
-    while not (checkpoints.is_dir() and any(checkpoints.iterdir())):
+    checkpoints, patience = rhtool.cwd / "stopped/checkpoints", time.monotonic() + 100
+    while not any(p.name.isdigit() for p in checkpoints.glob("*")):
         assert process.poll() is None and time.monotonic() < patience
         time.sleep(0.01)
     process.send_signal(signal.SIGKILL)
     process.communicate()
     assert not (rhtool.cwd / "stopped/result.json").exists()
     for name in ("stopped", "whole"):
-        done = rhtool(f"{line} dir={name}")
-        assert done.returncode == 0, done.stderr
+        code, _, said = in_process(f"{line} dir={name}")
+        assert code == 0, said
     assert "resume" in (rhtool.cwd / "stopped/events.jsonl").read_text()
     files = [rhtool.cwd / name / "reward_model/reward_model.safetensors" for name in ("stopped", "whole")]
     assert files[0].read_bytes() == files[1].read_bytes()
     learned = f"{toy} env.reward_fun=learned env.reward_model=whole"
-    done = rhtool(f"task=orpo {learned} divergence=sqrt_chi2 coeff=0.1 dir=orpo")
-    assert done.returncode == 0, done.stderr
+    code, _, said = in_process(f"task=orpo {learned} divergence=sqrt_chi2 coeff=0.1 dir=orpo")
+    assert code == 0, said
     metrics = rhtool.result("orpo")["metrics"]
     kept = json.loads((rhtool.cwd / "whole/reward_model/reward_model.json").read_text())
     assert kept["about"]["policies"] == ["random", "base"]
