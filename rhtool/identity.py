@@ -37,7 +37,10 @@ def identity(run: Run) -> dict[str, Any]:
 
 def inputs(run: Run) -> dict[str, str]:
     """`{name: path}` of the files and directories whose content decides the run's result."""
-    return (run.env.inputs() if "env" in run.task.uses else {}) | run.task.inputs(run)
+    env = run.env.inputs() if "env" in run.task.uses else {}
+    if "env" in run.task.uses and run.env.reward_model:
+        env |= {"reward_model": run.env.reward_model_path()}
+    return env | run.task.inputs(run)
 
 
 def fingerprint(run: Run) -> str:
