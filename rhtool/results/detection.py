@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
+from matplotlib.ticker import AsinhLocator, NullLocator
 from numpy.typing import ArrayLike, NDArray
 
 from rhtool.results.plots import INK, REFERENCE
@@ -154,7 +155,11 @@ def draw_roc(policies: pd.DataFrame, panels: dict[str, Sequence[str]]) -> Figure
     unknown = policies[~policies.control]
     if unknown.anomalous.nunique() < 2:
         return None
-    figure = _figure(3.6 * len(panels) + 0.4, 3.9)
+    # Inches: the legends lie below, three names to a line.
+    below = 0.95 + 0.17 * math.ceil(max(map(len, panels.values())) / 3)
+    width, height = 3.7 * len(panels) + 0.5, 3.35 + below
+    figure = _figure(width, height)
+    figure.subplots_adjust(0.6 / width, below / height, 1 - 0.15 / width, 1 - 0.35 / height, wspace=0.15)
     for i, (title, detectors) in enumerate(panels.items()):
         axes = figure.add_subplot(1, len(panels), i + 1)
         axes.plot([0, 1], [0, 1], color=REFERENCE, linewidth=0.9, linestyle=(0, (5, 4)))
@@ -165,10 +170,19 @@ def draw_roc(policies: pd.DataFrame, panels: dict[str, Sequence[str]]) -> Figure
             # Curves lie upon each other; each is drawn thinner than the one below.
             width = 3.4 - 2.4 * k / max(len(detectors) - 1, 1)
             axes.plot(x, y, color=LINES[k % len(LINES)], linewidth=width, label=f"{_short(name)}  {value:.2f}")
-        axes.legend(fontsize=7.5, frameon=False, loc="lower right", title="AUROC", title_fontsize=7.5)
+        axes.legend(
+            fontsize=7.5,
+            frameon=False,
+            loc="upper center",
+            bbox_to_anchor=(0.5, -0.14),
+            ncols=3,
+            columnspacing=1.0,
+            handlelength=1.4,
+            title="AUROC",
+            title_fontsize=7.5,
+        )
         axes.set(xlim=(-0.02, 1.02), ylim=(-0.02, 1.02), aspect="equal")
         _finish(axes, title, "false-alarm rate", "recall" if i == 0 else "")
-    figure.tight_layout()
     return figure
 
 
@@ -191,6 +205,8 @@ def draw_scores(policies: pd.DataFrame, detectors: Sequence[str], columns: int =
         unit = float(sizes[sizes > 0].median()) if (sizes > 0).any() else 1.0
         if sizes.max() > 8 * unit:
             axes.set_yscale("asinh", linear_width=unit)
+            axes.yaxis.set_major_locator(AsinhLocator(unit, numticks=5))
+            axes.yaxis.set_minor_locator(NullLocator())
         floor = policies[name][policies.control].max()
         axes.axhline(floor, color=REFERENCE, linewidth=0.9, linestyle=(0, (5, 4)), zorder=1)
         for label, chosen, style in kinds:

@@ -35,6 +35,8 @@ BLACK_BOX = (*ROLLOUT, SURPRISE)
 DRAWS = 16
 """actions of each policy from which the Jensen-Shannon divergence of a state is estimated where it has no closed form"""
 
+UPDATES, MINIBATCH = 200, 512
+"""gradient steps of a discriminator at least, unless it stops gaining; the rows of one (`evaluation.fit_discriminator`)"""
 EDGE = 1e-9
 """actions of a Beta are kept this far from its bounds"""
 
@@ -63,7 +65,7 @@ class Sample:
         return (total / count).numpy()
 
 
-def sample(env: Env, policy: Policy, episodes: int, seed: int, lanes: int = 0, keep: int = 20_000) -> Sample:
+def sample(env: Env, policy: Policy, episodes: int, seed: int, lanes: int = 0, keep: int = 10_000) -> Sample:
     """Roll out `episodes` whole episodes of a policy that explores, over `lanes` copies of the env (0: one for each), and
     keep one step of each of `keep` equal stretches (all, if there are no more), drawn at random within it."""
     steps, mask = evaluation.rollout(env, policy, episodes, seed, lanes=lanes)
@@ -172,7 +174,10 @@ class Reference:
             views["occupancy"] = (self.state, known)
         for view, (features, known) in views.items():
             inputs = [features.join(*pair) for pair in (theirs, (ours.obs, ours.actions))]
-            d, d_base = evaluation.cross_fitted(inputs, known, self.interface.spaces, self.folds, self.seed)
+            # Small samples make few minibatches, and so need more epochs.
+            share = sum(map(len, inputs)) * (self.folds - 1) // self.folds
+            epochs = max(20, -(-UPDATES // max(1, share // MINIBATCH)))
+            d, d_base = evaluation.cross_fitted(inputs, known, self.interface.spaces, self.folds, self.seed, epochs)
             for measure in MEASURES:
                 name = f"{view}_{option_name(type(measure))}"
                 scores[name] = measure.estimate(d, d_base=d_base)

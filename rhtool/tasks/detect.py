@@ -51,9 +51,9 @@ class Detect(Task):
     """copies of the env over which the episodes are spread; 0: one for each"""
     controls: int = 3
     """how often each trusted policy is rolled out again, with another seed, and scored like an unknown one"""
-    steps: int = 20_000
+    steps: int = 10_000
     """steps of each policy's rollouts that are scored, evenly spread"""
-    folds: int = 5
+    folds: int = 2
     """parts of the data; each is scored by a discriminator that was trained on the others"""
     over: str = choice("state_action", "state")
     """of what the occupancy measures are"""
