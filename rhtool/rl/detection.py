@@ -35,7 +35,7 @@ BLACK_BOX = (*ROLLOUT, SURPRISE)
 DRAWS = 16
 """actions of each policy from which the Jensen-Shannon divergence of a state is estimated where it has no closed form"""
 
-UPDATES, MINIBATCH = 200, 512
+UPDATES, MINIBATCH = 400, 512
 """gradient steps of a discriminator at least, unless it stops gaining; the rows of one (`evaluation.fit_discriminator`)"""
 EDGE = 1e-9
 """actions of a Beta are kept this far from its bounds"""
