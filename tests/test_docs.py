@@ -171,6 +171,7 @@ def smoke_runs(tmp_path_factory: pytest.TempPathFactory) -> dict[str, set[str]]:
         "orpo kl": [*orpo, "divergence=kl"],
         "orpo action": [*orpo, "divergence=chi2", "divergence.over=action"],
         "evaluate": ["task=evaluate", *common],
+        "detect": ["task=detect", *common],
         "bc": ["task=bc", "task.passes=1", "task.demonstrations=20", "task.grad_clip=1.0", *common],
         "rm_train": ["task=rm_train", "task.preferences=40", *common],
     }
@@ -183,7 +184,7 @@ def smoke_runs(tmp_path_factory: pytest.TempPathFactory) -> dict[str, set[str]]:
     return keys
 
 
-@pytest.mark.parametrize("name", ["orpo kl", "orpo action", "evaluate", "bc", "rm_train"])
+@pytest.mark.parametrize("name", ["orpo kl", "orpo action", "evaluate", "detect", "bc", "rm_train"])
 def test_every_key_that_a_run_writes_is_in_the_glossary(smoke_runs, name):
     keys, known = smoke_runs[name], glossary()
     assert len(keys) > 8
