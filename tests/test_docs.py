@@ -78,8 +78,11 @@ def test_every_command_composes(command, examples, monkeypatch):
     assert not (args.cfg and args.multirun), "Hydra takes one of --cfg and -m"
     swept = [word for word in args.overrides if "," in re.sub(r"[\[(].*?[\])]", "", quoted(word)) or "range(" in word]
     assert args.multirun or not swept
-    runs = compose_all([fewer(word) for word in args.overrides], multirun=args.multirun, config_dir=args.config_dir)
-    assert (len(runs) > 1) == bool(swept)
+    table = args.multirun and any(word.startswith("experiment=") for word in args.overrides)
+    one_seed = ["seed=0"] if table and not any(word.startswith("seed=") for word in args.overrides) else []
+    words = [fewer(word) for word in args.overrides] + one_seed
+    runs = compose_all(words, multirun=args.multirun, config_dir=args.config_dir)
+    assert (len(runs) > 1) == bool(swept or table)
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.relative_to(ROOT).as_posix())
