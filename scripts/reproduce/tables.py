@@ -24,7 +24,7 @@ import pandas as pd
 from rhtool.records import provenance_of
 from rhtool.results.cells import Cell, Keys, Section, by_seed, column, sections
 from rhtool.results.rows import read
-from rhtool.results.tables import footnotes, markdown_table, texts
+from rhtool.results.tables import diagnostics, markdown_table, texts
 
 PAGE = Path(__file__).resolve().parents[2] / "docs" / "reproductions.md"
 STORE = PAGE.with_suffix("")
@@ -46,7 +46,7 @@ def page(text: str, store: Path = STORE) -> str:
 
 
 def block(env: str, found: list[Section], paper: list[dict[str, str]], store: Path) -> str:
-    """All that is said of an environment: a table per section, the check of the order, every coefficient."""
+    """All that is said of an environment: of each section the table, the check of the order, every coefficient."""
     theirs = [row for row in paper if row["env"] == env]
     divide = float(theirs[0]["divide"])
     ours = [section for section in found if section.env == env and section.cells]
@@ -59,10 +59,10 @@ def block(env: str, found: list[Section], paper: list[dict[str, str]], store: Pa
             values[BASE] = _value(by_seed(runs, f"base/{KEYS.true}"))
         parts.append(f"**{section.title}**, {made_with(runs, store)}: `rhtool experiment={section.group} -m`\n")
         parts += [beside(values, theirs, divide, best), order(values, theirs, divide)]
-        parts += ["Every coefficient, in the units of the runs:\n", markdown_table(*texts(section, KEYS))]
-    return "\n".join(
-        [*parts, *(["\n\n".join(note.replace("*", "\\*") for note in footnotes(KEYS)) + "\n"] if ours else [])]
-    )
+        parts += ["Every coefficient, as `rhtool task=report` has it:\n", markdown_table(*texts(section, KEYS))]
+        if (table := diagnostics(section, KEYS))[1]:
+            parts += ["Diagnostics of hacking:\n", markdown_table(*table)]
+    return "\n".join(parts)
 
 
 def beside(
