@@ -41,6 +41,7 @@ def page(text: str, store: Path = STORE) -> str:
     with open(store / "paper.csv", newline="") as file:
         paper = list(csv.DictReader(file))
     rows = read(store)
+    rows = rows[rows.experiment.fillna("") != ""]
     found = sections(rows, KEYS) if len(rows) else []
     return MARKED.sub(lambda marked: marked[1] + marked[2] + "\n" + block(marked[1], found, paper, store) + "\n", text)
 
@@ -57,7 +58,9 @@ def block(env: str, found: list[Section], paper: list[dict[str, str]], store: Pa
         runs = pd.concat([_done(cell) for cell in section.cells])
         if "true" in section.base:
             values[BASE] = _value(by_seed(runs, f"base/{KEYS.true}"))
-        parts.append(f"**{section.title}**, {made_with(runs, store)}: `rhtool experiment={section.group} -m`\n")
+        scale = "" if section.scale == "paper" else f" scale={section.scale}"
+        command = f"rhtool experiment={section.group} -m{scale}"
+        parts.append(f"**{section.title}**, {made_with(runs, store)}: `{command}`\n")
         parts += [beside(values, theirs, divide, best), order(values, theirs, divide)]
         parts += ["Every coefficient, as `rhtool task=report` has it:\n", markdown_table(*texts(section, KEYS))]
         if (table := diagnostics(section, KEYS))[1]:
