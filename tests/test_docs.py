@@ -78,8 +78,12 @@ def test_every_command_composes(command, examples, monkeypatch):
     assert not (args.cfg and args.multirun), "Hydra takes one of --cfg and -m"
     swept = [word for word in args.overrides if "," in re.sub(r"[\[(].*?[\])]", "", quoted(word)) or "range(" in word]
     assert args.multirun or not swept
-    runs = compose_all([fewer(word) for word in args.overrides], multirun=args.multirun, config_dir=args.config_dir)
-    assert (len(runs) > 1) == bool(swept)
+    table = args.multirun and any(word.startswith("experiment=") for word in args.overrides)
+    words = [fewer(word) for word in args.overrides]
+    if table:  # every shipped one has these runs; the whole takes a minute
+        words += [w for w in ("seed=0,1", "divergence=none") if w.partition("=")[0] not in " ".join(words)]
+    runs = compose_all(words, multirun=args.multirun, config_dir=args.config_dir)
+    assert (len(runs) > 1) == bool(swept or table)
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.relative_to(ROOT).as_posix())
