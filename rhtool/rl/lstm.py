@@ -146,13 +146,15 @@ class _Plan:
 
     def _packed(self, weights: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
         """Weights and biases for `kernels.forward`."""
-        matrices, biases = [], []
-        for layer, width in enumerate(self.widths):
-            w, u, b, b_hidden = weights[len(KINDS) * layer :][: len(KINDS)]
-            both = torch.cat([self._blocks(w, width), self._blocks(u, self.padded)], 3)
-            matrices.append(both.permute(1, 3, 0, 2).flatten())
-            biases.append(self._blocks((b + b_hidden)[:, None], 1).permute(1, 3, 0, 2).flatten())
-        return torch.cat(matrices), torch.stack(biases)
+        sizes = [4 * self.padded * (width + self.padded) for width in self.widths]
+        packed, biases = torch.zeros(sum(sizes)), torch.zeros(self.layers, 4 * self.padded)
+        for layer, part in enumerate(packed.split(sizes)):
+            w, u, b, b_hidden = (tensor.contiguous() for tensor in weights[len(KINDS) * layer :][: len(KINDS)])
+            blocks = part.view(-1, self.widths[layer] + self.padded, 4, WIDTH).numpy()
+            kernels.pack(w.numpy(), blocks, 0)
+            kernels.pack(u.numpy(), blocks, self.widths[layer])
+            kernels.pack((b + b_hidden)[:, None].numpy(), biases[layer].view(-1, 1, 4, WIDTH).numpy(), 0)
+        return packed, biases
 
     def _transposed(self, weights: Sequence[Tensor]) -> Tensor:
         """Weights for `kernels.backward`."""

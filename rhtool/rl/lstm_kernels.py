@@ -25,6 +25,16 @@ rows_by_block, rows_by_vector, inputs_by_block = product(ROWS, 4), product(ROWS,
 
 
 @njit(cache=True, nogil=True)
+def pack(matrix, packed, first):
+    """packed (H / WIDTH, K, 4, WIDTH)[:, first : first + n] = matrix (4 units, n), rows in torch's order (gate, unit)."""
+    units = len(matrix) // 4
+    for row in range(len(matrix)):
+        gate, unit = divmod(row, units)
+        for k in range(matrix.shape[1]):
+            packed[unit // WIDTH, first + k, gate, unit % WIDTH] = matrix[row, k]
+
+
+@njit(cache=True, nogil=True)
 def forward(inputs, weights, biases, gates, cells, hiddens, keep):
     """Fill `hiddens`; the last step's lie in slot T, or T % 2 if not `keep`.
 
