@@ -14,6 +14,7 @@ import pandas as pd
 import pytest
 
 from rhtool.config import compose
+from rhtool.errors import RhtoolError
 from rhtool.rl.policy import Policy
 from tests.rl.conftest import uniform
 from tests.rl.test_detection import mixed
@@ -40,15 +41,14 @@ def metrics(directory: Path) -> dict:
     return json.loads((directory / "result.json").read_text())["metrics"]
 
 
-def test_the_runs_that_are_there_are_judged(board, tmp_path):
+def test_the_runs_that_are_there_are_judged(board, tmp_path, capsys):
     """Two tiny runs of this board are found, one of a shorter game is not."""
     tiny = ("task=orpo", "scale=smoke", "divergence=none", "task.exact=false", "task.iterations=1", "task.episodes=2")
     for words in ("seed=0", "seed=1", "env.horizon=10"):
         compose(*tiny, *TOY.split(), words).execute()
-    line = f"task=detect scale=smoke {TOY} task.label_below=-1"
-    found = rhtool(line, tmp_path)
-    assert found.returncode == 0, found.stderr
-    directory = next((tmp_path / "outputs/detect").rglob("result.json")).parent
+    run = compose("task=detect", "scale=smoke", "task.label_below=-1", *TOY.split())
+    result = run.execute()["metrics"]
+    directory = run.path
     policies = pd.read_csv(directory / "scores.csv")
     assert policies.control.tolist() == [True] * 3 + [False] * 2 and not policies.anomalous.any()
     assert [path.rpartition("/")[2] for path in policies.path[3:]] == ["seed=0", "seed=1"]
@@ -58,16 +58,16 @@ def test_the_runs_that_are_there_are_judged(board, tmp_path):
     for name in ("rollout_kl", "occupancy_chi2", "action_js"):
         assert np.allclose(episodes.groupby("policy")[name].mean(), policies[name], rtol=1e-4, atol=1e-6)
     # All of one class: no number is made up, and it is said.
-    result = metrics(directory)
     assert result["detect/rollout_kl/auroc"] is None and result["detect/policies"] == 2
-    assert "not defined" in found.stdout and "not defined" in (directory / "table.md").read_text()
-    assert "WARNING" in found.stderr and not (directory / "figures/roc.png").exists()
+    said = capsys.readouterr()
+    assert "not defined" in said.out and "not defined" in (directory / "table.md").read_text()
+    assert "WARNING" in said.err and not (directory / "figures/roc.png").exists()
     assert (directory / "figures/scores.png").stat().st_size > 5000
-    assert "skipped" in rhtool(line, tmp_path).stderr
+    assert run.execute()["metrics"] == result and "skipped" in capsys.readouterr().err
     # Another policy is there: it is another run, and that is said.
     compose(*tiny, *TOY.split(), "seed=2").execute()
-    again = rhtool(line, tmp_path)
-    assert again.returncode == 1 and "seed=2" in again.stderr and "fresh=true" in again.stderr
+    with pytest.raises(RhtoolError, match="seed=2"):
+        compose("task=detect", "scale=smoke", "task.label_below=-1", *TOY.split()).execute()
 
 
 def policies_of(board, root: Path, shares=(0.1, 0.2, 0.3, 3.0, 4.0, 5.0)) -> Path:
@@ -93,6 +93,7 @@ def test_policies_far_from_the_trusted_one_are_found(board, tmp_path):
     assert (run.path / "figures/roc.png").stat().st_size > 5000
 
 
+@pytest.mark.slow
 def test_killed_and_repeated_it_ends_as_if_it_had_never_been(board, tmp_path):
     policies_of(board, tmp_path)
     line = f"task=detect {TOY} task.policies=[policies/*] task.episodes=60 checkpoint_every=0"
