@@ -105,6 +105,24 @@ def test_without_runs_it_says_so_and_keeps_the_papers_numbers(tmp_path: Path) ->
     assert "| base policy | -72.6 | -79.7 |" in text
 
 
+def test_a_shorter_run_is_labelled_and_still_beside_the_paper(tmp_path: Path) -> None:
+    (tmp_path / "paper.csv").write_bytes((tables.STORE / "paper.csv").read_bytes())
+    short = {"task.iterations": 5}
+    for env, tuned in (("traffic", short), ("traffic", short | {"env.reward_fun": "true"})):
+        path = write_run(
+            tmp_path, env=env, divergence="none", coeff=0, tuned=tuned, metrics=returns(-30000, 9),
+            experiment="correlated_proxies_traffic",
+        )  # fmt: skip
+        record = json.loads((path / "provenance.json").read_text()) | {"fingerprint": None}
+        record["attempts"] = [{"cpus": 8, "threads": 2, "gpus": ["H200"], "git": None, "versions": {}}]
+        (path / "provenance.json").write_text(json.dumps(record))
+    text = tables.page(PAGE.replace("tomato", "traffic"), tmp_path)
+    assert "**traffic (correlated_proxies_traffic), task.iterations=5**, 2 finished runs" in text
+    assert "`rhtool experiment=correlated_proxies_traffic -m task.iterations=5`" in text and "8 CPUs and H200" in text
+    assert "| no regularisation | -57.38 |  | -30.00 | 1 |" in text
+    assert "| PPO on the true reward | -0.93 |  | -30.00 | 1 |" in text
+
+
 @pytest.mark.slow
 def test_the_shell_script_shares_an_experiment_between_processes_and_reports_it(tmp_path: Path) -> None:
     bin_of_this_python = str(Path(sys.executable).parent)

@@ -15,6 +15,7 @@ import math
 import re
 import sys
 from collections import Counter
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +23,7 @@ import numpy as np
 import pandas as pd
 
 from rhtool.records import provenance_of
-from rhtool.results.cells import Cell, Keys, Section, by_seed, column, sections
+from rhtool.results.cells import ON_TRUE, Cell, Keys, Section, by_seed, column, sections
 from rhtool.results.rows import read
 from rhtool.results.tables import diagnostics, markdown_table, texts
 
@@ -53,14 +54,17 @@ def block(env: str, found: list[Section], paper: list[dict[str, str]], store: Pa
     ours = [section for section in found if section.env == env and section.cells]
     parts = [] if ours else [beside({}, theirs, divide), "No run is stored yet.\n"]
     for section in ours:
-        best = {cell.label: cell for cell in section.chosen() if cell.true.n}
+        # What all of them have, fewer iterations say, is said once, so that their methods are the paper's.
+        shared = sorted(set.intersection(*({*cell.tuned} for cell in section.cells)) - {ON_TRUE})
+        best = {_label(cell, shared): cell for cell in section.chosen() if cell.true.n}
         values = {label: _value(column(_done(cell), KEYS.true)) for label, cell in best.items()}
         runs = pd.concat([_done(cell) for cell in section.cells])
         if "true" in section.base:
             values[BASE] = _value(by_seed(runs, f"base/{KEYS.true}"))
-        scale = "" if section.scale == "paper" else f" scale={section.scale}"
-        command = f"rhtool experiment={section.group} -m{scale}"
-        parts.append(f"**{section.title}**, {made_with(runs, store)}: `{command}`\n")
+        changed = [*([] if section.scale == "paper" else [f"scale={section.scale}"]), *section.setting, *shared]
+        command = " ".join([f"rhtool experiment={section.group} -m", *changed])
+        title = ", ".join([section.title, *shared])
+        parts.append(f"**{title}**, {made_with(runs, store)}: `{command}`\n")
         parts += [beside(values, theirs, divide, best), order(values, theirs, divide)]
         parts += ["Every coefficient, as `rhtool task=report` has it:\n", markdown_table(*texts(section, KEYS))]
         if (table := diagnostics(section, KEYS))[1]:
@@ -126,6 +130,10 @@ def made_with(runs: pd.DataFrame, store: Path) -> str:
         f"{len(runs)} finished runs, each on {on}, {runs.seconds.sum() / 3600:.1f} hours together "
         f"(torch {', '.join(torch)}; commit {', '.join(commits)})"
     )
+
+
+def _label(cell: Cell, shared: list[str]) -> str:
+    return replace(cell, tuned=tuple(word for word in cell.tuned if word not in shared)).label
 
 
 def _done(cell: Cell) -> pd.DataFrame:
