@@ -50,10 +50,16 @@ class Scores:
             observation_space=spaces[0], action_space=spaces[1], model_config=config
         ).eval()
 
+    def to(self, device: torch.device) -> Scores:
+        """Itself, computing on this device from now on."""
+        self.module.to(device)
+        return self
+
     @torch.no_grad()
     def __call__(self, inputs: Tensor) -> Tensor:
-        """d = log(mu_pi / mu_base), estimated, (N,) float32, for features (N, F)."""
-        return torch.cat([self.module.score(part) for part in inputs.split(65_536)])
+        """d = log(mu_pi / mu_base), estimated, (N,) float32, for features (N, F); both on the CPU."""
+        device = next(self.module.parameters()).device
+        return torch.cat([self.module.score(part.to(device)).cpu() for part in inputs.split(65_536)])
 
 
 def pairs(current: Tensor, base: Tensor) -> dict[str, Tensor]:

@@ -22,7 +22,7 @@ from rhtool.rl.learner import OrpoConfig, Updater
 from rhtool.rl.moments import Moments
 from rhtool.rl.policy import Policy, interface_of
 from rhtool.rl.ppo import Loss, advantages
-from rhtool.rl.process import together
+from rhtool.rl.process import accelerator, together
 from rhtool.rl.runner import Rollout
 from rhtool.rl.sampler import Sampler
 from rhtool.run import AUTO, Run
@@ -53,18 +53,27 @@ class Orpo:
                 "raise task.lanes, or change task.base_share: each policy needs a lane",
             )
 
+        gpus = float(torch.cuda.is_available()) if task.gpus is None else task.gpus
+        if gpus and not torch.cuda.is_available():
+            raise ConfigError(
+                f"{gpus:g} GPUs per learner, and there is none", "task.gpus", "leave it out, or set it to 0"
+            )
+        self.device = accelerator() if gpus and not task.learners else torch.device("cpu")
+
         torch.manual_seed(run.seed)
         interface = interface_of(env)
         spaces, network = interface.spaces, interface.network(task)
         if task.init_from_base:
             network = bases[0].config
-        self.policy = Policy(*spaces, network)
+        self.policy = Policy(*spaces, network).to(self.device)
+        for base in bases:
+            base.to(self.device)
         self.sampler = Sampler(env, self.policy, self.lanes, seed=2 * run.seed, workers=task.workers)
 
         over = "state" if task.split else self.divergence.over
         self.features = Features(over, self.policy.distribution, interface, task.discriminator_obs)
         hidden = list(task.discriminator_hidden)
-        self.scores = [Scores(spaces, self.features.size, hidden) for _ in adversaries]
+        self.scores = [Scores(spaces, self.features.size, hidden).to(self.device) for _ in adversaries]
         self.base_samplers = [
             Sampler(env, base, share, seed=2 * run.seed + 1 + 1_000_003 * i, workers=min(task.workers, share))
             for i, base in enumerate(sampled)
@@ -78,7 +87,7 @@ class Orpo:
         config.loss = Loss(self.policy.distribution, task.clip, task.vf_coeff, task.vf_clip, self.divergence)
         config.initial = {"policy": bases[0].weights} if task.init_from_base else {}
         self.updater = Updater(
-            spaces, network, config, len(adversaries), self.features.size, hidden, task.learners, task.gpus
+            spaces, network, config, len(adversaries), self.features.size, hidden, task.learners, gpus
         )
         if task.base_update_every and any(base.config != network for base in bases):
             raise ConfigError(

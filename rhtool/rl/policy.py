@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -41,15 +42,24 @@ class Policy:
         self.module.eval()
         self.distribution = self.module.distribution
 
-    @torch.no_grad()
+    def to(self, device: torch.device) -> Policy:
+        """Itself, computing on this device from now on; what it takes and returns stays on the CPU."""
+        self.module.to(device)
+        return self
+
     def dist_inputs(self, obs: Tensor) -> Tensor:
         """Inputs of the action distribution (B, inputs) for observations (B, D) float32."""
-        return torch.cat([self.module.dist_inputs(part) for part in obs.split(ROWS)])
+        return self._in_parts(self.module.dist_inputs, obs)
 
-    @torch.no_grad()
     def values(self, obs: Tensor) -> Tensor:
         """Values (B,) of observations (B, D)."""
-        return torch.cat([self.module.values(part) for part in obs.split(ROWS)])
+        return self._in_parts(self.module.values, obs)
+
+    @torch.no_grad()
+    def _in_parts(self, function: Callable[[Tensor], Tensor], obs: Tensor) -> Tensor:
+        device = next(self.module.parameters()).device
+        parts = [function(part.to(device)).cpu() for part in obs.split(ROWS)]
+        return parts[0] if len(parts) == 1 else torch.cat(parts)
 
     def probabilities(self, obs: np.ndarray) -> np.ndarray:
         """Action probabilities (B, A) float64 of observations (B, D), for a Discrete action space."""
@@ -57,8 +67,8 @@ class Policy:
 
     @property
     def weights(self) -> dict[str, Tensor]:
-        """The module's parameters by name."""
-        return self.module.state_dict()
+        """The module's parameters by name, on the CPU: the very ones if it computes there."""
+        return {name: value.cpu() for name, value in self.module.state_dict().items()}
 
     @weights.setter
     def weights(self, weights: dict[str, Tensor]) -> None:
@@ -86,7 +96,7 @@ class Policy:
     def save(self, directory: Path, dtype: str = "float32") -> None:
         """Write `policy.safetensors`, its numbers as `dtype` ("float32" or "float16"), and `policy.json`, the spec."""
         directory.mkdir(parents=True, exist_ok=True)
-        weights = {name: value.to(getattr(torch, dtype)).contiguous() for name, value in self.weights.items()}
+        weights = {n: value.to(getattr(torch, dtype)).contiguous() for n, value in self.weights.items()}
         safetensors.torch.save_file(weights, directory / "policy.safetensors")
         (directory / "policy.json").write_text(json.dumps({"schema": 1, **self.spec()}) + "\n")
 

@@ -23,6 +23,11 @@ def set_up(threads: int) -> None:
             libc.mallopt(parameter, value)
 
 
+def accelerator() -> torch.device:
+    """The GPU if this process sees one, else the CPU."""
+    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+
+
 def together(first: Callable[[], Any], second: Callable[[], Any], threads: int) -> tuple[Any, Any]:
     """The results of two functions that run at the same time, each with half of torch's `threads`, which it has again afterwards.
 

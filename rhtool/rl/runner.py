@@ -121,7 +121,7 @@ class BatchedEnvRunner(EnvRunner):
         finals, ended, running = [], [], self._running
         for t in range(steps):
             obs[t] = self._obs
-            inputs[t] = policy.module.dist_inputs(self._obs)
+            inputs[t] = policy.dist_inputs(self._obs)
             actions[t] = distribution.sample(inputs[t], self.generator) if explore else distribution.mode(inputs[t])
             next_obs, rewards[t], terminated[t], truncated[t], info = self.env.step(actions[t].numpy())
             proxy[t], true[t] = info["proxy_reward"], info["true_reward"]

@@ -59,10 +59,10 @@ class Evaluate(Task):
         """Roll out, measure, save."""
         from rhtool.rl import evaluation
         from rhtool.rl.policy import Policy
-        from rhtool.rl.process import set_up
+        from rhtool.rl.process import accelerator, set_up
 
         set_up(self.threads)
-        policy, base = (Policy.load_for(run.env, path) for path in self.paths(run))
+        policy, base = (Policy.load_for(run.env, path).to(accelerator()) for path in self.paths(run))
         target = run.path / "rollouts.parquet" if self.rollouts else None
         return evaluation.evaluate(
             run.env,

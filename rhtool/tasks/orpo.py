@@ -57,8 +57,11 @@ class Orpo(Training, Task):
     """Ray actors that sample; 0: this process samples and starts no Ray"""
     learners: int = 0
     """remote learners (DDP); 0: this process learns"""
-    gpus: float = 0
-    """GPUs per learner"""
+    gpus: float | None = None
+    """GPUs per learner; null: one if there is one. Of this process's learner the policies are on it too, when they act and when
+    they are scored"""
+    tf32: bool = False
+    """on a GPU, matrix products with TF32's 10 bits instead of float32's 23"""
     threads: int = 1
     """torch threads of this process"""
     exact: bool = True
@@ -155,6 +158,8 @@ class Orpo(Training, Task):
 
     def run(self, run: Run) -> dict[str, float]:
         """Train, evaluate, compare with the base policy."""
+        import torch
+
         from rhtool.rl import evaluation
         from rhtool.rl.orpo import Orpo as Algorithm
         from rhtool.rl.policy import Policy
@@ -165,6 +170,7 @@ class Orpo(Training, Task):
         bases = [Policy.load_for(run.env, path) for path in paths] if self.needs_base(run) else []
         away = run.coeff != AUTO and run.coeff * (self.base_weights[0] if self.base_weights else 1.0) < 0
         base = self.reference(run) if away or not bases else bases[0].copy()
+        torch.set_float32_matmul_precision("high" if self.tf32 else "highest")
         work = Algorithm(run, bases)
         try:
             for _ in run.loop(work, self.iterations):
@@ -177,7 +183,7 @@ class Orpo(Training, Task):
             **evaluation.evaluate(
                 run.env,
                 work.policy,
-                base,
+                base and base.to(work.device),
                 self.episodes,
                 run.seed,
                 exactly=self.exact,
