@@ -8,11 +8,13 @@ endif
 PYTHON := $(VENV)/bin/python
 export PATH := $(abspath $(VENV))/bin:$(PATH)
 
+TABLES := tomato pandemic glucose traffic
+
 .DEFAULT_GOAL := help
-.PHONY: help install test lint demo smoke bench clean
+.PHONY: help install test lint demo smoke bench clean $(addprefix reproduce-,$(TABLES))
 
 help: ## this list
-	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-18s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 install: $(VENV)/.installed ## make .venv if there is none, and install rhtool with the extras rl, traffic, dev and track in it
 
@@ -42,6 +44,13 @@ smoke: $(INSTALLED) ## one tiny run of each kind
 
 bench: $(INSTALLED) ## every speed that the documentation states
 	@set -e; for file in benchmarks/*.py; do echo "== $$file"; OMP_NUM_THREADS=1 $(PYTHON) $$file; done
+
+reproduce-tomato: ## the paper's table (docs/reproductions.md): hours; stop it at any time, repeated it goes on. JOBS=2 processes
+reproduce-pandemic: ## likewise
+reproduce-glucose: ## likewise
+reproduce-traffic: ## likewise
+$(addprefix reproduce-,$(TABLES)): reproduce-%: $(INSTALLED)
+	bash scripts/reproduce/correlated_proxies.sh $* $(or $(JOBS),2)
 
 clean: ## remove what building and testing left; outputs/ and .venv stay
 	rm -rf build dist *.egg-info .pytest_cache .ruff_cache .hypothesis

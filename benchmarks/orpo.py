@@ -1,19 +1,19 @@
 """Seconds of an ORPO iteration at the paper's scale, and where they go.
 
-    python benchmarks/orpo.py [env=tomato ...overrides]
+    python benchmarks/orpo.py [env=tomato ...overrides] [iterations=10]
 
-Prints the median of ten iterations after two that are not counted, the split, the projected hours of a full run, and the share of this
-machine's matrix-product rate (a 1024 x 1024 float32 product, measured in the same process) that the learner reaches.
+Prints the median of the iterations after two that are not counted, the split, the projected hours of a full run, and the share of this
+machine's matrix-product rate (float32 products of 1024 x 1024 through oneDNN, measured in the same process) that learning reaches.
 """
 
 import statistics
 import sys
 import time
-from itertools import pairwise
 
 import torch
 
 from rhtool.config import compose
+from rhtool.rl.dense import AVAILABLE, product
 from rhtool.rl.orpo import Orpo
 from rhtool.rl.policy import Policy
 from rhtool.rl.process import set_up
@@ -25,25 +25,27 @@ def matmul_rate() -> float:
     for _ in range(6):
         start = time.perf_counter()
         for _ in range(10):
-            a @ a
+            product(a, a) if AVAILABLE else a @ a
         seconds.append((time.perf_counter() - start) / 10)
     return 2 * 1024**3 / min(seconds)
 
 
-def weights(sizes):
-    """Entries of the weight matrices of a network."""
-    return sum(a * b for a, b in pairwise(sizes))
+def flops(module: torch.nn.Module, steps: int = 1) -> float:
+    """Floating point operations of the products of one row, forward and backward: two per weight and use, and twice that for the
+    gradients; an LSTM uses its weights once for each of `steps` times."""
+    return 6 * sum(p.numel() * (steps if ".lstm." in n else 1) for n, p in module.named_parameters() if p.ndim == 2)
 
 
 def main():
-    overrides = sys.argv[1:] or ["env=tomato"]
+    words = dict(word.split("=", 1) for word in sys.argv[1:] if word.startswith("iterations="))
+    overrides = [word for word in sys.argv[1:] if not word.startswith("iterations=")] or ["env=tomato"]
     run = compose("task=orpo", "divergence=sqrt_chi2", "coeff=0.1", *overrides)
     task = run.task
     set_up(task.threads)
     bases = [Policy.load(path) for path in task.base_paths(run)]
     work = Orpo(run, bases)
     rows, walls = [], []
-    for i in range(12):
+    for i in range(2 + int(words.get("iterations", 10))):
         start = time.perf_counter()
         row = work.iteration()
         if i >= 2:
@@ -52,18 +54,17 @@ def main():
     median = {key: statistics.median(row[key] for row in rows) for key in rows[0] if key.startswith("time/")}
     total = statistics.median(walls)
 
-    steps, features = work.lanes * work.steps_per_lane, work.features.size
-    inputs = work.policy.observation_space.shape[0]
-    policy = 2 * weights([inputs, *task.hidden, 1]) * task.epochs * steps
-    discriminator = weights([features, *task.discriminator_hidden, 1]) * task.discriminator_epochs * 2 * steps
-    flops = 6 * (policy + discriminator)  # two per weight forward, four backward
+    steps, shape = work.lanes * work.steps_per_lane, work.policy.observation_space.shape
+    learning = steps * task.epochs * flops(work.policy.module, shape[-1])
+    learning += 2 * steps * task.discriminator_epochs * flops(work.scores[0].module)
     rate, busy = matmul_rate(), median["time/learner_s"] + median["time/discriminator_s"]
     print(f"{' '.join(overrides)}  {task.threads} threads  {steps} current-policy steps an iteration")
     print(f"  iteration       {total:7.3f} s   x {task.iterations} = {total * task.iterations / 3600:.2f} h")
     for key, seconds in median.items():
         print(f"  {key[5:-2]:14s}  {seconds:7.3f} s   {100 * seconds / total:5.1f} %")
-    print(f"  learning does {flops / 1e9:.1f} GFLOP at {flops / busy / 1e9:.1f} GFLOP/s,", end=" ")
-    print(f"{100 * flops / busy / rate:.0f} % of the {rate / 1e9:.0f} GFLOP/s of a square product")
+    print(f"  learning does {learning / 1e9:.1f} GFLOP at {learning / busy / 1e9:.1f} GFLOP/s,", end=" ")
+    print(f"{100 * learning / busy / rate:.0f} % of the {rate / 1e9:.0f} GFLOP/s of a square product")
+    work.close()
 
 
 if __name__ == "__main__":

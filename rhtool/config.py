@@ -45,6 +45,9 @@ CONF = next(p for p in (_HERE / "conf", _HERE.parent / "conf") if (p / "config.y
 
 GROUPS: dict[str, type] = {"task": Task, "env": Env, "divergence": Divergence, "scale": Scale, "logger": Logger}
 
+LISTED = (*GROUPS, "experiment")
+"""what a user chooses by name; an experiment is no part of a `Run`, only overrides of the others"""
+
 LONGEST_NAME = 120
 """characters of the variant in a directory's name; a longer one is cut and hashed"""
 
@@ -92,17 +95,19 @@ def subclasses(base: type) -> list[type]:
 def options(group: str, config_dirs: Iterable[str] = ()) -> dict[str, tuple[str, type]]:
     """`{option: (one line about it, its class)}` of a group, from `conf/`, then `config_dirs`, and the docstrings.
 
-    An option whose name is not a class's (scale=smoke) has the first comment of its YAML instead.
+    An option whose name is not a class's (scale=smoke, every experiment) has the first comment of its YAML instead.
     """
-    classes = {option_name(cls): cls for cls in subclasses(GROUPS[group])}
+    base = GROUPS.get(group, Run)
+    classes = {option_name(cls): cls for cls in subclasses(base)}
     found = {}
     for file in (file for directory in (CONF, *config_dirs) for file in sorted(Path(directory, group).glob("*.yaml"))):
         if file.stem in found:
             continue  # of two files of one name Hydra takes the first
         text = file.read_text()
-        comment = next((line.lstrip("# ") for line in text.splitlines() if line.startswith("#")), "")
+        comments = (line.lstrip("# ") for line in text.splitlines() if line.startswith("#"))
+        comment = next((line for line in comments if not line.startswith("@package")), "")
         schema = re.search(r"/schema/\w+@_here_: (\w+)", text)
-        cls = classes.get(schema[1] if schema else file.stem, GROUPS[group])
+        cls = classes.get(schema[1] if schema else file.stem, base)
         doc = (cls.__doc__ or "").strip().splitlines()[0] if option_name(cls) == file.stem else comment
         found[file.stem] = (doc, cls)
     return found
@@ -164,17 +169,21 @@ def check_config_dir(directory: str | None) -> None:
 
 
 def _jobs(overrides: list[str]) -> list[list[str]]:
-    """The overrides of every job of a sweep, as Hydra's own sweeper will make them; none for another sweeper."""
+    """The overrides of every job of a sweep, as its sweeper will make them; none if it makes them up as it goes."""
     from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
     from hydra.core.override_parser.overrides_parser import OverridesParser
+    from hydra.utils import get_class
 
     hydra = GlobalHydra.instance().hydra
     cfg = hydra.compose_config("config", overrides, RunMode.MULTIRUN, with_log_configuration=False)
-    if not cfg.hydra.sweeper._target_.endswith(".BasicSweeper"):
+    settings = OmegaConf.to_container(cfg.hydra.sweeper)
+    cls = get_class(settings.pop("_target_"))
+    if not issubclass(cls, BasicSweeper):
         return []
-    preset = [f"{key}={value}" for key, value in (cfg.hydra.sweeper.params or {}).items()]
+    sweeper = cls(**settings)
+    preset = [f"{key}={value}" for key, value in sweeper.params.items()]
     parsed = OverridesParser.create(hydra.config_loader).parse_overrides(preset + overrides)
-    return [job for batch in BasicSweeper.split_arguments(parsed, None) for job in batch]
+    return [job for batch in sweeper.split_arguments(parsed, None) for job in batch]
 
 
 def from_config(cfg: DictConfig) -> Run:

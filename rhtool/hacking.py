@@ -17,6 +17,8 @@ from rhtool.errors import RhtoolError
 if TYPE_CHECKING:
     import numpy as np
 
+    from rhtool.envs.base import Env
+
 
 @dataclass(frozen=True)
 class Correlation:
@@ -148,6 +150,55 @@ def is_hacking(r: float, true_return: float, base_true_return: float) -> bool:
     optimised for it has less true return than the base policy. With r not above zero, or NaN, it was no proxy.
     """
     return r > 0 and true_return < base_true_return
+
+
+def course(
+    steps: np.ndarray, true: np.ndarray, proxy: np.ndarray, base_true: float, base_proxy: float
+) -> tuple[float, float]:
+    """How a training run went: `(drop, onset)` from its returns (N,) at `steps` (N,).
+
+    Both returns are first averaged over a fiftieth of the run to either side. `drop` is the highest true return minus that
+    where the proxy return is highest: what stopping by the proxy costs. `onset` is the step from which on, to the end,
+    the true return is below the base policy's and the proxy return above it (definition 4.2); NaN if that is not how
+    the run ended.
+    """
+    import numpy as np
+
+    reach = len(steps) // 50
+    window = np.ones(2 * reach + 1)
+    counts = np.convolve(np.ones(len(steps)), window, "same") if reach else np.ones(len(steps))
+    true, proxy = (np.convolve(x, window, "same") / counts if reach else np.asarray(x, float) for x in (true, proxy))
+    drop = float(true.max() - true[proxy.argmax()])
+    safe = np.flatnonzero(~((true < base_true) & (proxy > base_proxy)))
+    first = 0 if len(safe) == 0 else int(safe[-1]) + 1
+    return drop, float(steps[first]) if first < len(steps) else math.nan
+
+
+def diagnostics(metrics: dict[str, float], env: Env) -> dict[str, float]:
+    """`hacking/…` of an evaluation with a base policy: the theory's coefficient, and theorem 5.1 with what was estimated.
+
+    The bound counts as held if the gain misses it by no more than two standard errors of both gains. Absent where the
+    theory says nothing: the correlation is not above zero, or a reward is constant.
+    """
+    r, sigma_proxy, sigma_true = (metrics[f"base/{key}"] for key in ("correlation", "sigma/proxy", "sigma/true"))
+    proxy_gain, gain = (metrics[f"mean/{reward}"] - metrics[f"base/mean/{reward}"] for reward in ("proxy", "true"))
+
+    def error(reward: str) -> float:
+        """Standard error of the gain per step."""
+        parts = (metrics[f"{who}{reward}/return_se"] / metrics[f"{who}episode/length"] for who in ("", "base/"))
+        return math.hypot(*parts)
+
+    found = {"hacking/gain": gain}
+    if r > 0:
+        slope = sigma_true / (r * sigma_proxy)
+        bound = return_bound(proxy_gain, max(metrics["divergence/chi2"], 0.0), r, sigma_proxy, sigma_true)
+        found |= {
+            "hacking/coeff": theoretical_coeff(sigma_proxy, r) / env.reward_std,
+            "hacking/bound": bound,
+            "hacking/worst_case": max_min_bound(proxy_gain, metrics["divergence/chi2"], r, sigma_proxy, sigma_true),
+            "hacking/bound_holds": float(gain >= bound - 2 * math.hypot(error("true"), slope * error("proxy"))),
+        }
+    return found
 
 
 def _check(r: float, *sigmas: float) -> None:

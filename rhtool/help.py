@@ -7,7 +7,9 @@ import textwrap
 from collections.abc import Iterator
 from typing import Any
 
-from rhtool.config import GROUPS, check_config_dir, compose_all, options, register
+from hydra.core.hydra_config import HydraConfig
+
+from rhtool.config import GROUPS, LISTED, check_config_dir, compose_all, options, register
 from rhtool.run import Run
 from rhtool.schema import field_docs
 
@@ -30,6 +32,7 @@ EXAMPLES = """\
 Examples
   rhtool task=orpo env=tomato divergence=sqrt_chi2 -m coeff=0,0.05,0.1 seed=0,1,2    a sweep: nine runs under outputs/
   rhtool task=report                                                                 their table and frontier
+  rhtool experiment=correlated_proxies_tomato -m                                     all runs of a paper's table
   rhtool task=orpo env=tomato coeff=0.1 scale=smoke --cfg job                        what this would run
 
 Runs are in outputs/<task>/<env>/<divergence>-coeff=<c>/seed=<n>, and a command repeated finishes what is missing.
@@ -41,15 +44,28 @@ def help_text(overrides: list[str], config_dir: str | None = None) -> str:
     """The text for a command line: about rhtool, or about the options that the command line chooses."""
     check_config_dir(config_dir)
     register()
-    chosen = [o.partition("=")[0] for o in overrides if o.partition("=")[0] in GROUPS]
+    chosen = {key for key, equals, _ in (o.partition("=") for o in overrides) if key in LISTED}
     if not chosen:
-        return "\n\n".join([INTRODUCTION, *(_group(group, config_dir) for group in GROUPS), EXAMPLES])
+        return "\n\n".join([INTRODUCTION, *(_group(group, config_dir) for group in LISTED), EXAMPLES])
     run = compose_all(overrides, config_dir=config_dir)[0]
-    used = {*chosen, *run.task.uses} if "task" in chosen else {*chosen}
-    sections = [_fields(getattr(run, g), f"{g}={run.option(g)}", f"{g}.") for g in GROUPS if g in used]
+    sections = []
+    if "experiment" in chosen:
+        sections.append(_experiment(run, config_dir))
+        chosen.add("task")
+    used = {*chosen, *run.task.uses} if "task" in chosen else chosen
+    sections += [_fields(getattr(run, g), f"{g}={run.option(g)}", f"{g}.") for g in GROUPS if g in used]
     if "task" in chosen:
         sections.append(_fields(run, "every run", "", skip=tuple(GROUPS)))
     return "\n\n".join(sections)
+
+
+def _experiment(run: Run, config_dir: str | None) -> str:
+    """What an experiment is, and its sweeps, as the configuration composed last has them."""
+    name, sweeper = run.options["experiment"], HydraConfig.get().sweeper
+    doc, _ = options("experiment", [config_dir] if config_dir else [])[name]
+    every = " ".join(f"{key}={value}" for key, value in (sweeper.params or {}).items())
+    lines = [" ".join(filter(None, [line, every])) for line in sweeper.get("union") or [""]]
+    return "\n".join([f"experiment={name}", _wrapped("  ", doc), *(f"  -m {line}" for line in lines)])
 
 
 def _group(group: str, config_dir: str | None) -> str:

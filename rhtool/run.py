@@ -47,6 +47,8 @@ from rhtool.tasks.base import Task
 
 log = logging.getLogger(__name__)
 
+AUTO = "auto"
+"""the value of `coeff` that stands for the theory's"""
 SEEDS = 2**32
 """seeds are from 0 to one less than this: what the generators of all libraries take"""
 
@@ -73,9 +75,9 @@ class Run:
     divergence: Divergence = field(default_factory=NoDivergence)
     scale: Scale = field(default_factory=Scale)
     logger: Logger = field(default_factory=NoLogger)
-    coeff: float = 0.0
+    coeff: float | int | str = 0.0
     """strength of the regularisation, in the papers' scale-free unit: it is multiplied by the environment's reward_std
-    or reward_mean"""
+    or reward_mean; auto: what the divergence's theory says, for the correlation and sigma measured under the base policy"""
     seed: int = 0
     """seed of everything random in the run"""
     fresh: bool = incidental(False)
@@ -88,6 +90,8 @@ class Run:
     """the run's directory; empty: named after the task, the groups it uses and what was tuned"""
 
     def __post_init__(self) -> None:
+        with contextlib.suppress(ValueError):
+            self.coeff = float(self.coeff)
         self.options: dict[str, str] = {}
         """{group: chosen option}, where it is not the name of the class"""
         self.tuned: dict[str, Any] = {}
@@ -148,6 +152,8 @@ class Run:
         """Raise `ConfigError` for a value that its field cannot have."""
         check_choices(self)
         check_numbers(self)
+        if isinstance(self.coeff, str) and self.coeff != AUTO:
+            raise ConfigError(f"'{self.coeff}' is not a coefficient", "coeff", "give a number, like 0.1, or auto")
         if not 0 <= self.seed < SEEDS:
             raise ConfigError(f"{self.seed} is not a seed", "seed", f"choose 0 to {SEEDS - 1}")
         for name in ("reward_std", "reward_mean"):

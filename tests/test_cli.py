@@ -56,7 +56,7 @@ def test_flags_keep_their_values(in_process: Callable) -> None:
         ("task.iteratons=3", "task.iteratons", "task.iterations"),
         ("env.training.vf_clp=3", "env.training.vf_clp", "env.training.vf_clip"),
         ("step_seconds=1", "step_seconds", "task.step_seconds"),
-        ("coeff=abc", "coeff", "float"),
+        ("coeff=abc", "coeff", "auto"),
         ("task.iterations=2.5", "task.iterations", "int"),
         ("task.mode=fsat", "task.mode", "fast"),
         ("env.reward_fun=prox", "env.reward_fun", "proxy"),

@@ -9,8 +9,18 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from rhtool.config import compose
 from rhtool.errors import RhtoolError
-from rhtool.hacking import bound_gap, correlation, is_hacking, max_min_bound, return_bound, theoretical_coeff
+from rhtool.hacking import (
+    bound_gap,
+    correlation,
+    course,
+    diagnostics,
+    is_hacking,
+    max_min_bound,
+    return_bound,
+    theoretical_coeff,
+)
 
 
 def random_tables(seed: int, cells: int = 8):
@@ -180,3 +190,59 @@ def test_hacking():
     assert not is_hacking(0.7, 5.86, 5.86)
     for no_proxy in (0.0, -0.3, math.nan):
         assert not is_hacking(no_proxy, 2.35, 5.86)
+
+
+def test_the_course_of_a_run_that_hacks():
+    steps = np.arange(1, 41) * 100.0
+    # The truth rises with the proxy, then falls as the proxy goes on to rise, past the base policy's 4.
+    true = np.concatenate([np.linspace(3, 6, 20), np.linspace(6, 1, 20)])
+    proxy = np.linspace(3, 12, 40)
+    drop, onset = course(steps, true, proxy, base_true=4.0, base_proxy=5.0)
+    assert drop == 5.0
+    assert onset == steps[np.flatnonzero((true < 4) & (np.arange(40) > 20))[0]]
+
+
+@pytest.mark.parametrize(
+    ("true", "proxy"),
+    [
+        pytest.param([3.0, 6.0], [3.0, 6.0], id="both better"),
+        pytest.param([3.0, 2.0], [3.0, 2.0], id="both worse"),
+        pytest.param([1.0, 6.0], [9.0, 9.0], id="hacked at first only"),
+    ],
+)
+def test_a_run_that_does_not_end_hacked_has_no_onset(true, proxy):
+    assert math.isnan(course(np.array([10, 20]), np.array(true), np.array(proxy), 4.0, 5.0)[1])
+
+
+def test_one_noisy_iteration_is_no_onset():
+    steps, true, proxy = np.arange(200.0), np.full(200, 6.0), np.full(200, 9.0)
+    true[-1] = 3.0
+    assert math.isnan(course(steps, true, proxy, 4.0, 5.0)[1])
+    true[100:] = 3.0
+    assert abs(course(steps, true, proxy, 4.0, 5.0)[1] - 100) <= 5
+
+
+def test_diagnostics_are_theorem_5_1():
+    env = compose("env=tomato").env
+    metrics = {
+        "base/correlation": 0.6,
+        "base/sigma/proxy": 0.1,
+        "base/sigma/true": 0.2,
+        "base/mean/proxy": 0.5,
+        "base/mean/true": 0.5,
+        "mean/proxy": 0.7,
+        "mean/true": 0.4,
+        "divergence/chi2": 9.0,
+    } | {f"{who}{key}": 1.0 for who in ("", "base/") for key in ("episode/length",)}
+    metrics |= {f"{who}{reward}/return_se": 0.0 for who in ("", "base/") for reward in ("true", "proxy")}
+    found = diagnostics(metrics, env)
+    assert found["hacking/coeff"] == pytest.approx(0.08 / env.reward_std)
+    assert found["hacking/gain"] == pytest.approx(-0.1)
+    assert found["hacking/bound"] == pytest.approx(0.2 / 0.6 * (2 - 0.8 * 3))
+    assert found["hacking/bound_holds"] == 1
+    # A gain below the bound, and then within two of its standard errors.
+    metrics["mean/true"] = 0.3
+    assert diagnostics(metrics, env)["hacking/bound_holds"] == 0
+    metrics["true/return_se"] = 0.04
+    assert diagnostics(metrics, env)["hacking/bound_holds"] == 1
+    assert diagnostics(metrics | {"base/correlation": -0.1}, env).keys() == {"hacking/gain"}

@@ -51,4 +51,5 @@ def test_the_wheel_carries_its_configuration(tmp_path: Path) -> None:
     assert imported.stdout.startswith(str(tmp_path / "site"))
     assert "tomato" in rhtool("task=ls") and "tomato" in rhtool("--help")
     assert "coeff: 0.25" in rhtool("coeff=0.25", "--cfg", "job")
+    assert "-m divergence=none seed=0,1,2" in rhtool("experiment=correlated_proxies_tomato", "--help")
     assert list((tmp_path / "empty").iterdir()) == []

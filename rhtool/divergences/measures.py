@@ -6,7 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
 
-from rhtool.divergences.base import Divergence, check_correlation, expm1_straight, mean, probabilities
+from rhtool.divergences.base import Divergence, expm1_straight, mean, probabilities
 from rhtool.divergences.pair import Pair, tv_normal
 from rhtool.errors import ConfigError
 from rhtool.schema import choice
@@ -179,9 +179,10 @@ class SqrtChi2(Chi2):
     """chi2 below this is taken for this, without a gradient, before the root of `between` and `sequence`"""
 
     def theoretical_coeff(self, r: float, sigma: float, env: Env) -> float:
-        """sigma sqrt(1 - r^2), as theorem 5.1 has it, by `scale(env)`."""
-        check_correlation(r)
-        return sigma * (1 - r * r) ** 0.5 / self.scale(env)
+        """sigma sqrt(1 - r^2) (after theorem 5.1), in the unit of `coeff`."""
+        from rhtool.hacking import theoretical_coeff
+
+        return theoretical_coeff(sigma, r) / self.scale(env)
 
     def penalty(
         self,

@@ -17,7 +17,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
 
-from rhtool.divergences.base import Divergence, check_correlation, mean
+from rhtool.divergences.base import Divergence, mean
 from rhtool.divergences.measures import Chi2
 from rhtool.errors import ConfigError
 from rhtool.schema import choice
@@ -56,7 +56,7 @@ class MaxMin(Divergence):
             raise ConfigError(f"floor={self.floor} is not positive", "divergence.floor", "a small number above zero")
 
     def theoretical_coeff(self, r: float, sigma: float, env: Env) -> float:
-        """sigma sqrt(1 - r^2) / r, by `scale(env)`."""
+        """sigma sqrt(1 - r^2) / r, in the unit of `coeff`."""
         return _theory(r, sigma) / self.scale(env)
 
     def penalty(
@@ -134,7 +134,7 @@ class LinearMaxMin(Divergence):
         return True
 
     def theoretical_coeff(self, r: float, sigma: float, env: Env) -> float:
-        """sigma sqrt(1 - r^2) / r, by `scale(env)`."""
+        """sigma sqrt(1 - r^2) / r, in the unit of `coeff`."""
         return _theory(r, sigma) / self.scale(env)
 
     def penalty(
@@ -169,5 +169,6 @@ class LinearMaxMin(Divergence):
 
 def _theory(r: float, sigma: float) -> float:
     """sigma sqrt(1 - r^2) / r; conversely, a coefficient of c sigmas takes r to be 1 / sqrt(1 + c^2)."""
-    check_correlation(r)
-    return sigma * (1 - r * r) ** 0.5 / r
+    from rhtool.hacking import theoretical_coeff
+
+    return theoretical_coeff(sigma, r) / r

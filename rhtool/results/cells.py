@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 import numpy as np
 import pandas as pd
 
+from rhtool.results.commands import AUTO
 from rhtool.results.rows import COLUMNS, METHOD, STATUSES
 from rhtool.results.statistics import Estimate, estimate, improvement
 
@@ -75,6 +76,15 @@ class Cell:
         return self.divergence not in ("", "none")
 
     @property
+    def strength(self) -> str:
+        """The coeff as readers see it: of coeff=auto the mean of what was measured; empty where it means nothing."""
+        if AUTO in self.tuned:
+            measured = [column(self.runs, key) for key in ("penalty/coeff", "hacking/coeff")]
+            known = [values[np.isfinite(values)] for values in measured if np.isfinite(values).any()]
+            return f"{known[0].mean():.3g}" if known else ""
+        return f"{self.coeff:g}" if self.swept or self.coeff else ""
+
+    @property
     def complete(self) -> bool:
         """Whether every seed of the cell is done."""
         return bool((self.runs.status == "done").all())
@@ -119,7 +129,7 @@ class Section:
         """Plain PPO on the proxy, or the cell with coeff 0 that stands in for it."""
         proxy = [cell for cell in self.cells if ON_TRUE not in cell.tuned and cell.true.n]
         plain = [cell for cell in proxy if cell.divergence == "none"]
-        zero = [cell for cell in proxy if cell.swept and cell.coeff == 0]
+        zero = [cell for cell in proxy if cell.swept and cell.coeff == 0 and AUTO not in cell.tuned]
         return next(iter([*plain, *zero]), None)
 
     def chosen(self) -> list[Cell]:

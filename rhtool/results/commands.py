@@ -15,6 +15,9 @@ import pandas as pd
 
 from rhtool.config import quoted
 
+AUTO = "coeff=auto"
+"""among the tuned words of a run whose coeff was measured (its `coeff` is 0 in a table), so that it is a method of its own"""
+
 
 @dataclass(frozen=True)
 class Command:
@@ -79,7 +82,8 @@ def commands(rows: pd.DataFrame) -> list[str]:
     alike: dict[Any, list[Any]] = {}
     for row in rows.itertuples():
         if command := row.command:
-            common = command.words if command.named else command.without("coeff", "seed")
+            swept = ("seed",) if AUTO in row.tuned else ("coeff", "seed")
+            common = command.words if command.named else command.without(*swept)
             alike.setdefault(replace(command, words=common), []).append(row)
     lines = []
     for common, part in alike.items():
@@ -94,7 +98,8 @@ def commands(rows: pd.DataFrame) -> list[str]:
             if len(these) == 1:
                 lines.append(these[0].command.line())
                 continue
-            sweep = ["coeff=" + ",".join(map(_text, coeffs))] if _sets(these, "coeff") else []
+            given = _sets(these, "coeff") and common.without("coeff") == common.words
+            sweep = ["coeff=" + ",".join(map(_text, coeffs))] if given else []
             sweep += ["seed=" + ",".join(f"{seed:.0f}" for seed in of_seeds)]
             lines.append(common.line(("-m", *common.words, *sweep)))
     return lines

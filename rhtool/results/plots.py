@@ -206,7 +206,7 @@ def _scatter(
                 markeredgewidth=0.7 if face == ink else 1.3,
                 zorder=5,
             )
-            text = f"{cell.coeff:g}" if cell.swept else cell.label
+            text = (cell.strength if cell.swept else "") or cell.label
             if len(cells) <= CROWDED or cell.best or cell in (points[0], points[-1]):
                 labels.append((getattr(cell, x).value, cell.true.value, text, ink, cell.best))
         if first.swept:
@@ -486,7 +486,7 @@ def _block(
             if place_in_line == 0:
                 axes.set_ylabel(f"{name} return" + _note(axes, "y").replace(", ", "\n"), fontsize=9, color=INK)
             if row == 0:
-                coeff = f"coeff {cell.coeff:g}, " if cell.swept else ""
+                coeff = f"coeff {cell.strength}, " if cell.swept and cell.strength else ""
                 count = f"n = {len(values[name])}" + (", unfinished" if unfinished else "")
                 title = textwrap.shorten(cell.label, 36, placeholder="…") + f"\n{coeff}{count}"
                 axes.set_title(title, fontsize=8.5, color=colour(cell.divergence), loc="left", pad=4)

@@ -19,7 +19,7 @@ import pandas as pd
 
 from rhtool.locks import under_way
 from rhtool.records import Damaged, provenance_of, result_of
-from rhtool.results.commands import Command
+from rhtool.results.commands import AUTO, Command
 
 METHOD = ["group", "env", "scale", "divergence", "over", "tuned"]
 """what runs of one method in one setting have in common"""
@@ -34,7 +34,7 @@ def read(outputs: str | Path) -> pd.DataFrame:
     """All runs below `outputs`, sorted: a row per run, the columns `COLUMNS` and a float column per metric.
 
     `group` is the experiment, or the task of a run outside an experiment; `tuned` a tuple of overrides
-    (`"task.lr=0.001"`). `status` is one of
+    (`"task.lr=0.001"`, and `AUTO`). `status` is one of
 
     - `done`, `failed`: as `result.json` says, with its `reason`;
     - `running`: another process holds the lock; `steps` and `iteration` say how far it is;
@@ -136,10 +136,12 @@ def _identity(run: dict[str, Any], group: str) -> dict[str, Any]:
         text["over"] = ""
     seed, coeff = _number(run.get("seed")), _number(run.get("coeff"))
     tuned = run["tuned"].items() if isinstance(run.get("tuned"), dict) else ()
+    # What has a column of its own is not said twice.
+    words = [f"{k}={_word(v)}" for k, v in tuned if k not in ("divergence.over", "scale")]
+    words += [AUTO] if run.get("coeff") == "auto" else []
     return text | {
         "group": text["experiment"] or text["task"] or group,
-        # What has a column of its own is not said twice.
-        "tuned": tuple(sorted(f"{k}={_word(v)}" for k, v in tuned if k not in ("divergence.over", "scale"))),
+        "tuned": tuple(sorted(words)),
         "seed": math.nan if seed is None else seed,
         "coeff": 0.0 if coeff is None or math.isnan(coeff) else coeff,
     }

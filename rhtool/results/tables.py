@@ -12,7 +12,7 @@ import numpy as np
 import pandas as pd
 
 from rhtool.results.cells import Cell, Keys, Section, by_seed, column, metrics
-from rhtool.results.commands import commands
+from rhtool.results.commands import AUTO, commands
 from rhtool.results.rows import STATUSES
 from rhtool.results.statistics import FEWEST, Estimate, estimate, improvement, is_range
 
@@ -23,7 +23,20 @@ NAMES = {"iqm": "IQM", "median": "median"}
 BEST = "*"
 ENV = "env/"
 """what the keys of the metrics begin with that an environment reports of its own"""
+THEORY = {
+    "r": "base/correlation",
+    "sigma": "base/sigma/proxy",
+    "theory": "hacking/coeff",
+    "sqrt_chi2": "divergence/sqrt_chi2",
+    "gain": "hacking/gain",
+    "bound": "hacking/bound",
+    "held?": "hacking/bound_holds",
+    "drop": "hacking/drop",
+    "onset": "hacking/onset_step",
+}
+"""{column of the table of diagnostics: its metric}"""
 OWN = "the environment's own metrics, mean over seeds"
+DIAGNOSTICS = "diagnostics of hacking"
 DOCS = Path(__file__).resolve().parents[2] / "docs"
 """the documentation in a checkout; an installed package has none"""
 
@@ -90,7 +103,7 @@ def unfinished(section: Section) -> tuple[list[str], list[str]]:
         rows = cell.runs[cell.runs.status != "done"]
         for (status, reason), part in rows.groupby(["status", "reason"], sort=False):
             seeds = ", ".join(f"{seed:g}" for seed in part.seed)
-            coeff = f" coeff={cell.coeff:g}" if cell.swept or cell.coeff else ""
+            coeff = f" coeff={cell.strength}" if cell.strength and AUTO not in cell.tuned else ""
             at = [f"at step {steps:,.0f}" for steps in [part.steps.max()] if status != "failed" and steps == steps]
             where = ", ".join(part.path) + ": repair or delete" if status == "damaged" else ""
             why = "; ".join(filter(None, [*at, str(reason).split("\n")[0], where]))
@@ -172,13 +185,60 @@ def own_note(section: Section) -> str:
     return f"units and meanings: docs/{page}" if section.env and (DOCS / page).is_file() else ""
 
 
+def diagnostics(section: Section, keys: Keys) -> tuple[list[str], list[list[str]]]:
+    """The header and the rows of the table of `THEORY`, a row per cell; both empty where no run has any `hacking/…`.
+
+    Numbers are the chosen statistic over the seeds that have one. `held?` counts the seeds in which the bound held, of
+    those that have one; so does `onset` those in which hacking set in, where these are not all.
+    """
+    done = [cell.runs[cell.runs.status == "done"] for cell in section.cells]
+    if not any(np.isfinite(column(runs, key)).any() for runs in done for key in THEORY.values() if "hacking" in key):
+        return [], []
+    columns: dict[str, list[str]] = {}
+    for name, key in THEORY.items():
+        found = [estimate(column(runs, key), keys.statistic, resamples=0) for runs in done]
+        write = "{:,.0f}".format if name == "onset" else formatter(e.value for e in found)
+        columns[name] = [write(e.value) if e.n else "-" for e in found]
+        for i, (runs, e) in enumerate(zip(done, found, strict=True)):
+            if name == "held?" and e.n:
+                columns[name][i] = f"{np.nansum(column(runs, key)):.0f}/{e.n}"
+            elif name == "onset" and 0 < e.n < len(runs):
+                columns[name][i] += f" ({e.n}/{len(runs)})"
+    rows = [
+        [cell.label, _coeff(cell), *values]
+        for cell, *values in zip(section.cells, *columns.values(), strict=True)
+        if set(values) - {"-"}
+    ]
+    return ["method", "coeff", *columns], rows
+
+
+def diagnostics_note() -> str:
+    """How to read `diagnostics`."""
+    return (
+        "r and sigma: correlation of the rewards and standard deviation of the proxy under the base policy; theory: the "
+        "coeff of Theorem 5.1, sigma sqrt(1 - r^2) in the unit of coeff; sqrt_chi2: the divergence spent; gain and "
+        "bound: true reward per step above the base policy's, and what the theorem guarantees of it; held?: seeds in "
+        "which it did; drop: peak of the true return in training less its value at the proxy's peak; onset: first step "
+        "from which the true return stays below the base policy's while the proxy is above (in how many seeds)."
+    )
+
+
 def _coeff(cell: Cell) -> str:
-    return f"{cell.coeff:g}{BEST if cell.best else ''}" if cell.swept or cell.coeff else ""
+    return cell.strength + (BEST if cell.best else "")
 
 
 def _mean(values: np.ndarray) -> float:
     finite = values[np.isfinite(values)]
     return float(finite.mean()) if len(finite) else math.nan
+
+
+def _more(section: Section, keys: Keys) -> list[tuple[str, tuple[list[str], list[list[str]]], str]]:
+    """`(title, (header, rows), note)` of a section's further tables, those that have rows."""
+    found = [
+        (DIAGNOSTICS, diagnostics(section, keys), diagnostics_note()),
+        (OWN, own_texts(section), own_note(section)),
+    ]
+    return [(f"{section.title}: {title}", table, note) for title, table, note in found if table[1]]
 
 
 def _chunks(header: list[str], rows: list[list[str]], width: int) -> Iterable[list[int]]:
@@ -215,12 +275,12 @@ def show(found: list[Section], keys: Keys, console: Console) -> None:
 
     for section in found:
         print_table(section.title, *texts(section, keys, proxy_interval=console.width >= 120))
-        header, rows = own_texts(section)
-        for chunk in _chunks(header, rows, console.width) if rows else ():
-            shown = [[row[i] for i in (0, 1, *chunk)] for row in [header, *rows]]
-            print_table(f"{section.title}: {OWN}", shown[0], shown[1:])
-        if rows and (note := own_note(section)):
-            console.print(f"{note}\n", style="dim", highlight=False, markup=False)
+        for title, (header, rows), note in _more(section, keys):
+            for chunk in _chunks(header, rows, console.width):
+                shown = [[row[i] for i in (0, 1, *chunk)] for row in [header, *rows]]
+                print_table(title, shown[0], shown[1:])
+            if note:
+                console.print(f"{note}\n", style="dim", highlight=False, markup=False)
         said, finish = unfinished(section)
         if said:
             console.print("\n".join(["Not done:", *(f"  {line}" for line in said)]), highlight=False, markup=False)
@@ -239,9 +299,8 @@ def markdown(found: list[Section], keys: Keys, pictures: Iterable[str] = ()) -> 
     for section in found:
         parts.append(f"## {section.title}\n")
         parts.append(_markdown_table(*texts(section, keys)))
-        if (own_table := own_texts(section))[1]:
-            parts += [f"### {section.title}: {OWN}\n", _markdown_table(*own_table)]
-            parts += [f"{note}\n"] if (note := own_note(section)) else []
+        for title, table, note in _more(section, keys):
+            parts += [f"### {title}\n", _markdown_table(*table), *([f"{note}\n"] if note else [])]
         said, finish = unfinished(section)
         if said:
             parts.append("Not done:\n\n" + "\n".join("- " + line.replace("*", "\\*") for line in said) + "\n")

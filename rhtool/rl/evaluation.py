@@ -11,7 +11,7 @@ from torch import Tensor
 
 from rhtool.divergences import KL, TV, Chi2, Divergence, SqrtChi2
 from rhtool.envs.base import Env
-from rhtool.hacking import bound_gap, correlation, max_min_bound
+from rhtool.hacking import bound_gap, correlation, diagnostics
 from rhtool.rl.discriminator import Features, Scores, pairs
 from rhtool.rl.policy import Interface, Policy, interface_of
 from rhtool.rl.runner import Rollout
@@ -41,31 +41,24 @@ def evaluate(
     the episodes are spread (0: one for each). Exact values are those of the policies as they explore, and only given with
     `explore`.
     """
-    # Streams that neither training nor another seed's evaluation draws from.
-    streams = [int(s) for s in np.random.SeedSequence([seed, 20]).generate_state(2)]
-    current = rollout(env, policy, episodes, streams[0], explore, lanes)
+    current = rollout(env, policy, episodes, stream(seed, 0), explore, lanes)
     metrics = returns(*current)
     if parquet is not None:
         write_parquet(parquet, *current)
     if base is not None:
-        reference = rollout(env, base, episodes, streams[1], explore, lanes)
+        reference = rollout(env, base, episodes, stream(seed, 1), explore, lanes)
         metrics |= {f"base/{key}": value for key, value in returns(*reference).items()}
         metrics |= estimated_divergences(
             policy, base, current, reference, interface_of(env), over, shown, seed, explore
         )
-        metrics |= worst_case(metrics)
+        metrics |= diagnostics(metrics, env)
     return metrics | (exact(env, policy, base, over) if exactly and explore else {})
 
 
-def worst_case(metrics: dict[str, float]) -> dict[str, float]:
-    """`hacking/worst_case`, from the metrics of `returns` of policy and base policy and `divergence/chi2`: the least gain in
-    true reward per step over all true rewards that have the measured one's sigma, and its correlation with the proxy, under
-    the base policy (`hacking.max_min_bound`). Empty where that correlation is not above zero."""
-    r, sigmas = metrics["base/correlation"], (metrics["base/sigma/proxy"], metrics["base/sigma/true"])
-    if not r > 0:
-        return {}
-    gain = metrics["mean/proxy"] - metrics["base/mean/proxy"]
-    return {"hacking/worst_case": max_min_bound(gain, metrics["divergence/chi2"], r, *sigmas)}
+def stream(seed: int, which: int) -> int:
+    """Seed of an evaluation's rollouts of the policy (0) or of its base policy (1), of which neither training nor another
+    seed's evaluation draws."""
+    return int(np.random.SeedSequence([seed, 20]).generate_state(2)[which])
 
 
 def rollout(

@@ -12,6 +12,7 @@ from ray.rllib.core.rl_module.torch import TorchRLModule
 from torch import Tensor, nn
 
 from rhtool.errors import ConfigError
+from rhtool.rl.dense import Layers
 from rhtool.rl.distributions import action_distribution
 
 
@@ -127,7 +128,7 @@ class DiscriminatorModule(TorchRLModule):
         """Build the layers from `model_config`."""
         sizes = [self.model_config["inputs"], *self.model_config["hidden"]]
         layers = [m for a, b in pairwise(sizes) for m in (nn.Linear(a, b), nn.LeakyReLU(0.01))]
-        self.net = nn.Sequential(*layers, nn.Linear(sizes[-1], 1))
+        self.net = Layers(*layers, nn.Linear(sizes[-1], 1))
 
     def score(self, inputs: Tensor) -> Tensor:
         """Scores (N,) of features (N, F)."""
@@ -137,11 +138,10 @@ class DiscriminatorModule(TorchRLModule):
         return {"scores": self.score(batch["inputs"])}
 
 
-def tower(inputs: int, hidden: list[int]) -> nn.Sequential:
+def tower(inputs: int, hidden: list[int]) -> Layers:
     """Linear and tanh layers of the given sizes."""
     sizes = [inputs, *hidden]
-    layers = [m for a, b in pairwise(sizes) for m in (normc(nn.Linear(a, b), 1.0), nn.Tanh())]
-    return nn.Sequential(*layers)
+    return Layers(*(m for a, b in pairwise(sizes) for m in (normc(nn.Linear(a, b), 1.0), nn.Tanh())))
 
 
 def normc(layer: nn.Linear, std: float) -> nn.Linear:

@@ -17,13 +17,15 @@ from rhtool.divergences import KL, Chi2, Divergence, NoDivergence, SqrtChi2
 from rhtool.errors import ConfigError
 from rhtool.hacking import Correlation, correlation, max_min_bound
 from rhtool.rl.discriminator import Features, Scores, pairs
+from rhtool.rl.evaluation import rollout, stream
 from rhtool.rl.learner import OrpoConfig, Updater
 from rhtool.rl.moments import Moments
 from rhtool.rl.policy import Policy, interface_of
 from rhtool.rl.ppo import Loss, advantages
+from rhtool.rl.process import together
 from rhtool.rl.runner import Rollout
 from rhtool.rl.sampler import Sampler
-from rhtool.run import Run
+from rhtool.run import AUTO, Run
 from rhtool.schema import option_name
 
 
@@ -69,6 +71,7 @@ class Orpo:
         ]
         self.pools: list[Tensor] = []
         self.moments = [Moments() for _ in sampled]
+        self.side_by_side = task.threads > 1 or task.workers > 0 or env.vector_class().lane_is_a_process
 
         config = OrpoConfig()
         config.seed_, config.grad_clip, config.divergence = run.seed, task.grad_clip, self.divergence
@@ -83,17 +86,18 @@ class Orpo:
                 "task.base_update_every",
                 f"set task.hidden={bases[0].config['hidden']} task.share_value={bases[0].config['share_value']}".lower(),
             )
-        self.coeff, self.kl_coeff = run.coeff, task.kl_coeff
+        self.coeff, self.kl_coeff = None if run.coeff == AUTO else run.coeff, task.kl_coeff
         self.steps = self.total_steps = self.iterations = 0
         self._sync()
 
     def iteration(self) -> dict[str, float]:
         """One iteration of Algorithm 1; returns its metrics (docs/metrics.md)."""
         task, clock = self.task, _Clock()
+        if self.coeff is None:
+            self.coeff = self._theoretical_coeff()
 
         # 1. Sample both policies.
-        current = self.sampler.sample(self.steps_per_lane)
-        base_features = self._base_features()
+        current, base_features = self._sample()
         self.steps += current.rewards.numel()
         self.total_steps += current.rewards.numel() + sum(len(f) for f in base_features)
         metrics = {"steps": self.steps, "steps/total": self.total_steps, **describe(current)}
@@ -123,6 +127,13 @@ class Orpo:
         if task.base_update_every and self.iterations % task.base_update_every == 0:
             self._shift_bases()
         return metrics
+
+    def _sample(self) -> tuple[Rollout, list[Tensor]]:
+        """A rollout of the current policy and the base policies' features; at the same time where there is more than one core to
+        use: torch threads, Ray actors, or an environment whose lanes are processes."""
+        if self.base_samplers and self.side_by_side:
+            return together(lambda: self.sampler.sample(self.steps_per_lane), self._base_features, self.task.threads)
+        return self.sampler.sample(self.steps_per_lane), self._base_features()
 
     def _base_features(self) -> list[Tensor]:
         """Features of each base policy's transitions: newly sampled, or drawn from the pool sampled once."""
@@ -264,6 +275,14 @@ class Orpo:
     def clock(self) -> int:
         """Env steps by which schedules go: whole batches, whether or not a method samples the base policies' share."""
         return (self.iterations + 1) * self.task.lanes * self.steps_per_lane
+
+    def _theoretical_coeff(self) -> float:
+        """What the theory says of the base policy's rewards: those that the evaluation at the end measures."""
+        env, task, run = self.run.env, self.task, self.run
+        steps, mask = rollout(env, self.bases[0], task.episodes, stream(run.seed, 1), lanes=task.evaluation_lanes)
+        seen = correlation(steps.proxy[mask].numpy(), steps.true[mask].numpy())
+        r = seen.r if task.correlation is None else task.correlation
+        return self.divergence.theoretical_coeff(r, seen.proxy_std, env)
 
     def _weight(self, base: int) -> float:
         return self.task.base_weights[base] if self.task.base_weights else 1.0

@@ -1,9 +1,12 @@
-"""How this process computes: torch's threads, and memory that is kept instead of being given back."""
+"""How this process computes: torch's threads, two things at a time, and memory that is kept instead of being given back."""
 
 from __future__ import annotations
 
 import ctypes
 import sys
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
 
 import torch
 
@@ -18,6 +21,27 @@ def set_up(threads: int) -> None:
     if sys.platform == "linux" and hasattr(libc := ctypes.CDLL(None), "mallopt"):
         for parameter, value in ((M_MMAP_MAX, 0), (M_TRIM_THRESHOLD, 2**31 - 1), (M_TOP_PAD, 64 << 20)):
             libc.mallopt(parameter, value)
+
+
+def together(first: Callable[[], Any], second: Callable[[], Any], threads: int) -> tuple[Any, Any]:
+    """The results of two functions that run at the same time, each with half of torch's `threads`, which it has again afterwards.
+
+    Kernels, torch's operations and waiting for another process leave the interpreter to the other one meanwhile.
+    """
+    share = max(threads // 2, 1)
+
+    def work() -> Any:
+        torch.set_num_threads(share)  # of the thread in which it is called
+        return second()
+
+    try:
+        torch.set_num_threads(share)
+        with ThreadPoolExecutor(1) as pool:
+            other = pool.submit(work)
+            mine = first()
+            return mine, other.result()
+    finally:
+        torch.set_num_threads(threads)
 
 
 M_TRIM_THRESHOLD, M_TOP_PAD, M_MMAP_MAX = -1, -2, -4

@@ -25,10 +25,10 @@ class Ls(Task):
         from rich.table import Table
         from rich.text import Text
 
-        from rhtool.config import GROUPS, options
+        from rhtool.config import LISTED, options
 
         table = Table("group", "option", "what it is", "extra", box=None, pad_edge=False)
-        for group in GROUPS:
+        for group in LISTED:
             for option, (doc, cls) in options(group, run.config_dirs).items():
                 table.add_row(group, option, Text(doc), extra_mark(getattr(cls, "extra", "")))
             table.add_section()

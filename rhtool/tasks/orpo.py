@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 from rhtool.divergences import KL, BaseConfidence, LinearMaxMin, NoDivergence
 from rhtool.envs.base import Training
 from rhtool.errors import ConfigError
-from rhtool.run import Run
+from rhtool.run import AUTO, Run
 from rhtool.schema import choice
 from rhtool.tasks.base import Task, check_ranges, require_policy, require_rl
 
@@ -47,6 +47,8 @@ class Orpo(Training, Task):
     """divergence=kl by the chain rule: KL of states by the discriminator, KL of actions in closed form"""
     coeff_schedule: list[Any] | None = None
     """[[env steps, coeff], …], interpolated; replaces coeff"""
+    correlation: float | None = None
+    """correlation of proxy and true reward by which coeff=auto goes; null: the one measured under the base policy"""
     divergence_target: float | None = None
     """coeff adapts (x1.5, x0.5) to keep the estimated divergence within a factor of two of this; null: coeff stays"""
     divergence_measure: str = choice("kl", "chi2", "sqrt_chi2")
@@ -114,6 +116,19 @@ class Orpo(Training, Task):
             raise ConfigError(
                 "action distributions are regularised to one base policy", "task.base_policies", "give one"
             )
+        if run.coeff == AUTO:
+            if run.divergence.over == "action":
+                raise ConfigError(
+                    "the theory is of occupancy measures", "coeff=auto", "use divergence.over=state_action"
+                )
+            # Whether it has a theory: at a correlation for which every one says something.
+            run.divergence.theoretical_coeff(0.5, 1.0, run.env)
+        if self.correlation is not None and not (run.coeff == AUTO and 0 < self.correlation <= 1):
+            raise ConfigError(
+                f"{self.correlation} is the correlation for coeff=auto alone, and 0 < correlation <= 1",
+                "task.correlation",
+                "add coeff=auto, or leave task.correlation out",
+            )
         for name in ("lr_schedule", "entropy_schedule", "kl_coeff_schedule", "coeff_schedule"):
             check_schedule(getattr(self, name), f"task.{name}")
         if self.divergence_target is not None:
@@ -148,7 +163,7 @@ class Orpo(Training, Task):
         set_up(self.threads)
         paths = self.base_paths(run)
         bases = [Policy.load_for(run.env, path) for path in paths] if self.needs_base(run) else []
-        away = run.coeff * (self.base_weights[0] if self.base_weights else 1.0) < 0
+        away = run.coeff != AUTO and run.coeff * (self.base_weights[0] if self.base_weights else 1.0) < 0
         base = self.reference(run) if away or not bases else bases[0].copy()
         work = Algorithm(run, bases)
         try:
@@ -157,7 +172,7 @@ class Orpo(Training, Task):
         finally:
             work.close()
         work.policy.save(run.path / "policy")
-        return {
+        metrics = {
             "steps": work.steps,
             **evaluation.evaluate(
                 run.env,
@@ -170,6 +185,23 @@ class Orpo(Training, Task):
                 shown=self.discriminator_obs,
             ),
         }
+        return metrics | hacking_along(run.path, metrics)
+
+
+def hacking_along(directory: Path, metrics: dict[str, float]) -> dict[str, float]:
+    """`hacking/drop` and `hacking/onset_step` of a run's metrics.csv, next to the base policy's returns in `metrics`."""
+    from rhtool.hacking import course
+    from rhtool.results.rows import curve
+
+    rows = curve(directory, ["true/return", "proxy/return"]).dropna()
+    if "base/true/return" not in metrics or rows.empty:
+        return {}
+    drop, onset = course(
+        *(rows[key].to_numpy() for key in ("steps", "true/return", "proxy/return")),
+        base_true=metrics["base/true/return"],
+        base_proxy=metrics["base/proxy/return"],
+    )
+    return {"hacking/drop": drop, "hacking/onset_step": onset}
 
 
 def check_schedule(schedule: list[Any] | None, where: str) -> None:

@@ -16,7 +16,7 @@ def write_run(
     env: str = "tomato",
     divergence: str = "sqrt_chi2",
     over: str = "state_action",
-    coeff: float = 0.1,
+    coeff: float | str = 0.1,
     seed: int = 0,
     tuned: dict[str, Any] | None = None,
     status: str | None = "done",
@@ -32,7 +32,7 @@ def write_run(
     if over != "state_action":
         tuned = {"divergence.over": over} | tuned
     words = [f"{k}={str(v).strip('[]').replace(',', '+')}" for k, v in tuned.items()]
-    name = "-".join([divergence, f"coeff={coeff:g}", *words] if divergence else words or ["default"])
+    name = "-".join([divergence, f"coeff={coeff}", *words] if divergence else words or ["default"])
     path = root / (experiment or group) / env / name / f"seed={seed}"
     (path / "checkpoints").mkdir(parents=True)
     (path / ".lock").touch()
@@ -42,7 +42,7 @@ def write_run(
     if overrides is None:
         overrides = [f"{'experiment' if experiment else 'task'}={experiment or group}", f"env={env}"]
         overrides += [f"divergence={divergence}", *(f"{k}={v}" for k, v in tuned.items())]
-        overrides += [f"coeff={coeff:g}", f"seed={seed}"]
+        overrides += [f"coeff={coeff}", f"seed={seed}"]
     attempt = {"directory": str(root), "dir": str(path), "overrides": overrides, "config_dirs": [], "plugins": ""}
     (path / "provenance.json").write_text(json.dumps({"schema": 1, "identity": {}, "run": run, "attempts": [attempt]}))
     options = f"# task={group} env={env} divergence={divergence} scale={scale} logger=none\n"

@@ -256,3 +256,74 @@ def test_many_metrics_are_shown_in_tables_that_fit(tmp_path):
     lines = out.getvalue().splitlines()
     assert max(map(len, lines)) <= 100 and all(sum(name in line for line in lines) == 1 for name in names)
     assert sum("own metrics" in line for line in lines) == 5 and "…" not in out.getvalue()
+
+
+def theory(**more):
+    known = {"base/sigma/proxy": 0.04, "hacking/coeff": 0.8, "hacking/gain": 0.01, "hacking/bound": -0.02}
+    return known | {"hacking/bound_holds": 1, "hacking/drop": 0.5, "hacking/onset_step": None} | more
+
+
+def test_diagnostics_have_a_table_of_their_own(tmp_path):
+    for seed in range(3):
+        hacked = {"hacking/onset_step": [90000, 30000, None][seed], "hacking/bound_holds": [1, 0, 1][seed]}
+        gain = {"hacking/gain": [-0.01, -0.02, -0.06][seed]}
+        metrics = returns(2, 9, **theory(**hacked, **gain))
+        write_run(tmp_path, divergence="none", coeff=0, seed=seed, metrics=metrics)
+        write_run(tmp_path, coeff=0.1, seed=seed, metrics=returns(7, 8.37, **theory()))
+    write_run(tmp_path, coeff=0.2, seed=0, metrics=returns(7, 8))
+    write_run(tmp_path, coeff=0.5, seed=0, status="failed")
+    keys = Keys(statistic="median")
+    section = only(tmp_path, keys)
+    header, rows = tables.diagnostics(section, keys)
+    assert header == ["method", "coeff", "r", "sigma", "theory", "sqrt_chi2", "gain", "bound", "held?", "drop", "onset"]
+    assert rows == [
+        [
+            "no regularisation",
+            "",
+            "0.9000",
+            "0.04000",
+            "0.8000",
+            "1.315",
+            "-0.02000",
+            "-0.02000",
+            "2/3",
+            "0.5000",
+            "60,000 (2/3)",
+        ],
+        ["sqrt_chi2", "0.1*", "0.9000", "0.04000", "0.8000", "1.000", "0.01000", "-0.02000", "3/3", "0.5000", "-"],
+        ["sqrt_chi2", "0.2", "0.9000", "-", "-", "0.815", "-", "-", "-", "-", "-"],
+    ]
+    text = tables.markdown([section], keys)
+    assert "### tomato (orpo): diagnostics of hacking" in text and "| 2/3 | 0.5000 | 60,000 (2/3) |" in text
+    out = io.StringIO()
+    tables.show([section], keys, Console(file=out, width=100))
+    assert "60,000 (2/3)" in out.getvalue() and max(map(len, out.getvalue().splitlines())) <= 100
+    table = tables.frame([section], keys).set_index("method")
+    assert table.loc["no regularisation", "hacking/gain"] == -0.02
+
+
+def test_without_diagnostics_there_is_no_table_of_them(tmp_path):
+    sweep(tmp_path, 0.1, [6, 7, 8], [7, 7, 7])
+    assert tables.diagnostics(only(tmp_path), KEYS) == ([], [])
+    assert "diagnostics" not in tables.markdown([only(tmp_path)], KEYS)
+
+
+def test_a_measured_coeff_is_a_method_of_its_own(tmp_path):
+    for seed in range(3):
+        measured = theory(**{"hacking/coeff": 0.7 + 0.1 * seed})
+        write_run(tmp_path, coeff="auto", seed=seed, metrics=returns(8, 8, **measured))
+        write_run(tmp_path, coeff=0.1, seed=seed, metrics=returns(7, 8))
+        write_run(tmp_path, coeff=0.2, seed=seed, metrics=returns(6, 8))
+    write_run(tmp_path, coeff="auto", seed=3, status="failed", reason="E: x")
+    write_run(tmp_path, coeff="auto", seed=4, status="failed", reason="E: x")
+    section = only(tmp_path)
+    assert [(cell.label, cell.strength, cell.best, cell.true.n) for cell in section.cells] == [
+        ("sqrt_chi2", "0.1", True, 3),
+        ("sqrt_chi2", "0.2", False, 3),
+        ("sqrt_chi2, coeff=auto", "0.8", False, 3),
+    ]
+    assert section.unregularised is None
+    assert "| sqrt_chi2, coeff=auto | 0.8 | 3 |" in tables.markdown([section], KEYS)
+    said, finish = tables.unfinished(section)
+    assert said == ["sqrt_chi2, coeff=auto seed=3, 4: failed (E: x)"]
+    assert finish == ["rhtool -m task=orpo env=tomato divergence=sqrt_chi2 coeff=auto seed=3,4"]

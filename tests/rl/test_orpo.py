@@ -6,9 +6,12 @@ import numpy as np
 import pytest
 
 from rhtool.checkpoints import Checkpoints
+from rhtool.config import compose
 from rhtool.errors import ConfigError, RhtoolError
+from rhtool.hacking import theoretical_coeff
 from rhtool.rl import evaluation
-from rhtool.rl.orpo import scheduled
+from rhtool.rl.orpo import Orpo, scheduled
+from rhtool.rl.policy import Policy
 from tests.rl.conftest import all_divergences, equal, state_of, train, uniform
 
 QUICK = ("task.epochs=2", "task.discriminator_epochs=2")
@@ -210,3 +213,37 @@ def test_what_does_not_go_together(make):
         make("divergence=kl", "coeff=1", "task.lanes=2", bases=[uniform(make("divergence=none").run.env)] * 2)
     with pytest.raises(RhtoolError, match="not finite"):
         train(make("divergence=none", "task.lr=1e30"), 5)
+
+
+def test_coeff_auto_is_what_the_evaluation_at_the_end_finds():
+    """On the paper's board, with its base policy, which now and then steps onto the bucket."""
+
+    def start(*overrides):
+        small = ("task.batch=640", "task.lanes=32", "task.hidden=[8]", "task.epochs=1", "task.episodes=400")
+        run = compose("task=orpo", "env=tomato", "divergence=sqrt_chi2", "coeff=auto", *small, *overrides)
+        return Orpo(run, [Policy.load(run.env.base_policy_path())])
+
+    work = start("env.reward_std=0.01")  # a unit five times smaller than elsewhere
+    charged = work.iteration()["penalty/coeff"]
+    found = evaluation.evaluate(work.run.env, work.policy, work.bases[0], 400, work.run.seed)
+    assert charged == pytest.approx(found["hacking/coeff"], rel=1e-12)
+    exact = theoretical_coeff(found["exact/sigma/proxy"], found["exact/correlation"]) / 0.01
+    assert charged == pytest.approx(exact, rel=0.5) and charged > 0
+    given = start("task.correlation=0.6").iteration()["penalty/coeff"]
+    assert given == pytest.approx(0.8 * found["base/sigma/proxy"] / 0.05)
+
+
+@pytest.mark.parametrize(
+    "overrides",
+    [
+        ["divergence=kl", "coeff=auto"],
+        ["divergence=none", "coeff=auto"],
+        ["divergence=sqrt_chi2", "divergence.over=action", "coeff=auto"],
+        ["divergence=sqrt_chi2", "coeff=0.1", "task.correlation=0.5"],
+        ["divergence=sqrt_chi2", "coeff=auto", "task.correlation=1.5"],
+    ],
+)
+def test_coeff_auto_where_there_is_no_theory(overrides):
+    run = compose("task=orpo", "env=tomato", *overrides)
+    with pytest.raises(ConfigError):
+        run.check()
