@@ -175,7 +175,8 @@ def course(
 
 
 def diagnostics(metrics: dict[str, float], env: Env) -> dict[str, float]:
-    """`hacking/…` of an evaluation with a base policy: the theory's coefficient, and theorem 5.1 with what was estimated.
+    """`hacking/…` of an evaluation with a base policy: the theory's coefficient, theorem 5.1 and the worst case over rewards
+    of the same correlation, with what was estimated.
 
     The bound counts as held if the gain misses it by no more than two standard errors of both gains. Absent where the
     theory says nothing: the correlation is not above zero, or a reward is constant.
@@ -191,11 +192,12 @@ def diagnostics(metrics: dict[str, float], env: Env) -> dict[str, float]:
     found = {"hacking/gain": gain}
     if r > 0:
         slope = sigma_true / (r * sigma_proxy)
-        bound = return_bound(proxy_gain, max(metrics["divergence/chi2"], 0.0), r, sigma_proxy, sigma_true)
+        known = proxy_gain, metrics["divergence/chi2"], r, sigma_proxy, sigma_true
+        bound = return_bound(*known)
         found |= {
             "hacking/coeff": theoretical_coeff(sigma_proxy, r) / env.reward_std,
             "hacking/bound": bound,
-            "hacking/worst_case": max_min_bound(proxy_gain, metrics["divergence/chi2"], r, sigma_proxy, sigma_true),
+            "hacking/worst_case": max_min_bound(*known),
             "hacking/bound_holds": float(gain >= bound - 2 * math.hypot(error("true"), slope * error("proxy"))),
         }
     return found

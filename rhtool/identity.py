@@ -37,7 +37,10 @@ def identity(run: Run) -> dict[str, Any]:
 
 def inputs(run: Run) -> dict[str, str]:
     """`{name: path}` of the files and directories whose content decides the run's result."""
-    return (run.env.inputs() if "env" in run.task.uses else {}) | run.task.inputs(run)
+    env = run.env.inputs() if "env" in run.task.uses else {}
+    if "env" in run.task.uses and run.env.reward_model:
+        env |= {"reward_model": run.env.reward_model_path()}
+    return env | run.task.inputs(run)
 
 
 def fingerprint(run: Run) -> str:
@@ -54,6 +57,15 @@ def differences(old: dict[str, Any], new: dict[str, Any]) -> list[tuple[str, Any
     """`(key, old, new)` of the keys in which two identities differ; "-" where one has no such key."""
     keys = dict.fromkeys([*old, *new])
     return [(k, old.get(k, "-"), new.get(k, "-")) for k in keys if old.get(k, "-") != new.get(k, "-")]
+
+
+def changes(old: dict[str, Any], run: Run) -> list[tuple[str, Any, Any]]:
+    """`differences` of a recorded identity from a run's. A field that the record lacks had its default: an older version
+    did not know it."""
+    defaults: dict[str, Any] = {}
+    for group in groups(run):
+        flatten(type(getattr(run, group))(), group, defaults)
+    return differences(json.loads(json.dumps(defaults, default=str)) | old, identity(run))
 
 
 def flatten(value: Any, path: str, flat: dict[str, Any]) -> None:

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from rhtool.errors import RhtoolError
-from rhtool.identity import fingerprint
+from rhtool.identity import changes, fingerprint
 from rhtool.locks import LOCK
 
 if TYPE_CHECKING:
@@ -63,7 +63,9 @@ def outcome(run: Run) -> str:
         return error.what
     if result is None:
         return "has no result" + ("" if record else " and never began")
-    if result["status"] == "done" and result["fingerprint"] != fingerprint(run):
+    known = record["identity"] if record else None
+    other = changes(known, run) if known else result["fingerprint"] != fingerprint(run)
+    if result["status"] == "done" and other:
         return "the directory holds a run of another configuration"
     return result["reason"] or ""
 

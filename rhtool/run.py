@@ -36,7 +36,7 @@ from rhtool.checkpoints import Checkpoints, write_atomic
 from rhtool.divergences import Divergence, NoDivergence
 from rhtool.envs.base import Env, Scale
 from rhtool.errors import ConfigError, RhtoolError
-from rhtool.identity import differences, digest, groups, identity, inputs
+from rhtool.identity import changes, digest, groups, identity, inputs
 from rhtool.locks import LOCK, lock, under_way
 from rhtool.loggers import Csv, Logger, NoLogger
 from rhtool.progress import Progress, headline
@@ -236,7 +236,7 @@ class Run:
                     "give another dir=..., or fresh=true to move them aside",
                 )
             return None
-        if record["identity"] and (differing := differences(record["identity"], identity(self))):
+        if record["identity"] and (differing := changes(record["identity"], self)):
             lines = [f"    {key}: {old} there, {new} here" for key, old, new in differing]
             raise RhtoolError(
                 "\n".join(["the directory holds a run of another configuration", *lines]),

@@ -78,8 +78,12 @@ def test_every_command_composes(command, examples, monkeypatch):
     assert not (args.cfg and args.multirun), "Hydra takes one of --cfg and -m"
     swept = [word for word in args.overrides if "," in re.sub(r"[\[(].*?[\])]", "", quoted(word)) or "range(" in word]
     assert args.multirun or not swept
-    runs = compose_all([fewer(word) for word in args.overrides], multirun=args.multirun, config_dir=args.config_dir)
-    assert (len(runs) > 1) == bool(swept)
+    table = args.multirun and any(word.startswith("experiment=") for word in args.overrides)
+    words = [fewer(word) for word in args.overrides]
+    if table:  # every shipped one has these runs; the whole takes a minute
+        words += [w for w in ("seed=0,1", "divergence=none") if w.partition("=")[0] not in " ".join(words)]
+    runs = compose_all(words, multirun=args.multirun, config_dir=args.config_dir)
+    assert (len(runs) > 1) == bool(swept or table)
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.relative_to(ROOT).as_posix())
@@ -172,7 +176,9 @@ def smoke_runs(tmp_path_factory: pytest.TempPathFactory) -> dict[str, set[str]]:
         **{f"orpo {name}": [*orpo, f"divergence={name}"] for name in ("gail", "max_min", "linear_max_min")},
         "orpo action": [*orpo, "divergence=chi2", "divergence.over=action"],
         "evaluate": ["task=evaluate", *common],
+        "detect": ["task=detect", *common],
         "bc": ["task=bc", "task.passes=1", "task.demonstrations=20", "task.grad_clip=1.0", *common],
+        "rm_train": ["task=rm_train", "task.preferences=40", *common],
     }
     keys = {}
     for name, line in lines.items():
@@ -183,7 +189,17 @@ def smoke_runs(tmp_path_factory: pytest.TempPathFactory) -> dict[str, set[str]]:
     return keys
 
 
-RUNS = ["orpo kl", "orpo gail", "orpo max_min", "orpo linear_max_min", "orpo action", "evaluate", "bc"]
+RUNS = [
+    "orpo kl",
+    "orpo gail",
+    "orpo max_min",
+    "orpo linear_max_min",
+    "orpo action",
+    "evaluate",
+    "detect",
+    "bc",
+    "rm_train",
+]
 
 
 @pytest.mark.parametrize("name", RUNS)

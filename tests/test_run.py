@@ -533,6 +533,16 @@ def test_a_run_that_failed_its_check_says_so_and_is_in_nobodys_way(compose: Call
     assert result("there") == done
 
 
+def test_a_run_of_a_version_that_knew_a_field_not_yet(compose: Callable) -> None:
+    done = compose("task=counter", "task.iterations=3", "dir=there").execute()
+    record = json.loads(Path("there/provenance.json").read_text())
+    del record["identity"]["task.lr"]
+    Path("there/provenance.json").write_text(json.dumps(record))
+    assert compose("task=counter", "task.iterations=3", "dir=there").execute() == done
+    with pytest.raises(RhtoolError, match=r"task.lr: 0.001 there, 0.5 here"):
+        compose("task=counter", "task.iterations=3", "task.lr=0.5", "dir=there").execute()
+
+
 def test_a_failing_check_does_not_unbind_a_run_that_began(compose: Callable) -> None:
     def broken(run: Run) -> None:
         raise RhtoolError("the simulator is gone")

@@ -177,7 +177,7 @@ class SqrtChi2(Chi2):
     """chi2 below this is taken for this, without a gradient, before the root of `between` and `sequence`"""
 
     def theoretical_coeff(self, r: float, sigma: float, env: Env) -> float:
-        """sigma sqrt(1 - r^2) (after theorem 5.1), in the unit of `coeff`."""
+        """sigma sqrt(1 - r^2), as theorem 5.1 has it, in the unit of `coeff`."""
         from rhtool.hacking import theoretical_coeff
 
         return theoretical_coeff(sigma, r) / self.scale(env)

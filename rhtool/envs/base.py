@@ -137,8 +137,10 @@ class Env:
     extra: ClassVar[str] = ""
     """the extra of pyproject.toml that it needs"""
 
-    reward_fun: str = choice("proxy", "true")
-    """the reward that `step` returns; both are always in `info`"""
+    reward_fun: str = choice("proxy", "true", "learned")
+    """the reward that `step` returns; both are always in `info`. learned: the proxy, which is then the `reward_model`"""
+    reward_model: str = ""
+    """directory of a run of task=rm_train: with reward_fun=learned or true the proxy is its model, not the environment's own"""
     variant: str = choice("orpo", "corrected")
     """orpo: the original's behaviour, quirks included; corrected: its quirks mended"""
     horizon: int = 100
@@ -172,12 +174,24 @@ class Env:
 
         return self.vector_class().base_action is not VectorEnv.base_action
 
+    def reward_model_path(self) -> str:
+        """Directory of the reward model's files: in the run that `reward_model` names, or itself."""
+        inside = Path(self.reward_model) / "reward_model"
+        return str(inside if inside.is_dir() else Path(self.reward_model))
+
+    def reward_model_command(self) -> str:
+        """How to make a reward model, for the error of a run that lacks one."""
+        name = option_name(type(self))
+        where = f"reward_models/{name}"
+        return f"rhtool task=rm_train env={name} dir={where}, then env.reward_fun=learned env.reward_model={where}"
+
     def check(self) -> None:
         """Raise what making the environment would raise: a package or file that is missing, a value that cannot be used."""
         self.make_vec(1).close()
 
     def inputs(self) -> dict[str, str]:
-        """`{name: path}` of the files whose content decides what the environment is; their hashes enter the fingerprint."""
+        """`{name: path}` of the files whose content decides what the environment is; their hashes enter the fingerprint,
+        besides that of a `reward_model`."""
         return {}
 
     def tabular(self) -> TabularMDP | None:

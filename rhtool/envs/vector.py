@@ -25,9 +25,10 @@ class VectorEnv(gymnasium.vector.VectorEnv):
     """B copies ("lanes") of an environment, stepped together.
 
     `step(actions)` returns `(observations, reward, terminated, truncated, info)`: observations `(B, *shape)` in the
-    observation space's dtype, reward float64 `(B,)` (the training reward: the proxy or the true one, as
-    `config.reward_fun` says), flags bool `(B,)`. `info` holds `proxy_reward` and `true_reward`, float64 `(B,)`, and the
-    environment's metrics, each `(B,)`. Every array is new: none is overwritten later.
+    observation space's dtype, reward float64 `(B,)` (the training reward: the proxy, the environment's own or a learned
+    one, or the true one, as `config.reward_fun` says), flags bool `(B,)`. `info` holds `proxy_reward` and
+    `true_reward`, float64 `(B,)`, and the environment's metrics, each `(B,)`. Every array is new: none is overwritten
+    later.
 
     Lanes are independent: lane `i` of seed `s` draws from the stream (s, i) whatever the number of lanes, so the same
     seed and actions give the same trajectory alone and among 512.
@@ -99,6 +100,11 @@ class VectorEnv(gymnasium.vector.VectorEnv):
             batch_space(observation_space, lanes),
             batch_space(action_space, lanes),
         )
+        self._learned = None
+        if config.reward_model or config.reward_fun == "learned":
+            from rhtool.envs.learned import proxy_of
+
+            self._learned = proxy_of(config, observation_space, action_space)
         self.metadata = {
             "autoreset_mode": self.autoreset_mode,
             "render_modes": list(self.render_modes),
@@ -142,7 +148,7 @@ class VectorEnv(gymnasium.vector.VectorEnv):
     def _reward(self, proxy: np.ndarray, true: np.ndarray, terminated: np.ndarray) -> np.ndarray:
         """The training reward, a new float64 `(B,)`. An environment that scales or penalises it overrides this; `info`
         stays as it is."""
-        return (proxy if self.config.reward_fun == "proxy" else true).copy()
+        return (true if self.config.reward_fun == "true" else proxy).copy()
 
     def _render(self, lane: int) -> Any:
         """One frame of one lane in `self.render_mode`."""
@@ -192,7 +198,10 @@ class VectorEnv(gymnasium.vector.VectorEnv):
                 "reset() it, or reset(options={'reset_mask': terminated | truncated}) among many lanes",
             )
         active = self._everyone if resetting is None else ~resetting
+        before = None if self._learned is None else self.observe()
         proxy, true, terminated = self._step(actions, active)
+        if before is not None:
+            proxy = np.where(active, self._learned(before, actions), 0.0)
         self._elapsed += active
         ended, truncated = active & (self._elapsed >= self.config.horizon), self._truncated() & active
         if self.horizon_terminates:

@@ -298,9 +298,9 @@ def markdown(found: list[Section], keys: Keys, pictures: Iterable[str] = ()) -> 
     parts = ["# Report\n"]
     for section in found:
         parts.append(f"## {section.title}\n")
-        parts.append(_markdown_table(*texts(section, keys)))
+        parts.append(markdown_table(*texts(section, keys)))
         for title, table, note in _more(section, keys):
-            parts += [f"### {title}\n", _markdown_table(*table), *([f"{note}\n"] if note else [])]
+            parts += [f"### {title}\n", markdown_table(*table), *([f"{note}\n"] if note else [])]
         said, finish = unfinished(section)
         if said:
             parts.append("Not done:\n\n" + "\n".join("- " + line.replace("*", "\\*") for line in said) + "\n")
@@ -311,7 +311,8 @@ def markdown(found: list[Section], keys: Keys, pictures: Iterable[str] = ()) -> 
     return "\n".join(parts)
 
 
-def _markdown_table(header: list[str], rows: list[list[str]]) -> str:
+def markdown_table(header: list[str], rows: list[list[str]]) -> str:
+    """A table in Markdown; a row whose coeff is marked as the best is bold."""
     left = {"method", "hacked?", "status"}
     table = ["| " + " | ".join(header) + " |"]
     table.append("|" + "|".join(":--" if name in left else "--:" for name in header) + "|")

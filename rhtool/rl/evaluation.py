@@ -161,11 +161,17 @@ def estimated_divergences(
 
 
 def cross_fitted(
-    inputs: list[Tensor], known: list[Tensor], spaces: tuple[Any, Any], folds: int = 5, seed: int = 0
+    inputs: list[Tensor],
+    known: list[Tensor],
+    spaces: tuple[Any, Any],
+    folds: int = 5,
+    seed: int = 0,
+    epochs: int = 20,
 ) -> list[Tensor]:
     """Scores (N,) of the current and (M,) of the base policy's transitions, each by a discriminator that did not train on it.
 
     `inputs` are the features (N, F) and (M, F), `known` the parts of the scores, (N,) and (M,), that need not be learnt.
+    Each discriminator is fitted for at most `epochs`, of which a seventh may pass without gain, but never less than three.
     """
     inputs = in_common_units(inputs)
     fold = [torch.arange(len(x)) * folds // max(len(x), 1) for x in inputs]
@@ -177,7 +183,7 @@ def cross_fitted(
                 [(x[(f == k) == held], o[(f == k) == held]) for x, o, f in zip(inputs, known, fold, strict=True)]
                 for held in (False, True)
             )
-            scores = fit_discriminator(train, test, spaces)
+            scores = fit_discriminator(train, test, spaces, epochs=epochs, patience=max(3, epochs // 7))
             for part, f, (x, o) in zip(d, fold, test, strict=True):
                 part[f == k] = scores(x) + o
     return d

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from rhtool.errors import ConfigError
 from rhtool.rl.dense import Layers
 from rhtool.rl.distributions import action_distribution
+from rhtool.rl.lstm import LastOutput
 
 
 class PolicyModule(TorchRLModule, ValueFunctionAPI):
@@ -110,11 +111,11 @@ class Recurrent(nn.Module):
                 "it takes observations (features, time) and layers of equal size: task.hidden=[64,64], or task.network=mlp",
             )
         self.shape = shape
-        self.lstm = nn.LSTM(shape[0], hidden[0], len(hidden), batch_first=True)
+        self.lstm = LastOutput(shape[0], hidden[0], len(hidden))
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, features * time) -> (B, units)."""
-        return self.lstm(x.unflatten(-1, self.shape).transpose(1, 2))[0][:, -1]
+        return self.lstm(x.unflatten(-1, self.shape))
 
 
 class DiscriminatorModule(TorchRLModule):

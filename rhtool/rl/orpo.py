@@ -70,8 +70,8 @@ class Orpo:
             for i, base in enumerate(sampled)
         ]
         self.pools: list[Tensor] = []
-        self.moments = [Moments() for _ in sampled]
         self.side_by_side = task.threads > 1 or task.workers > 0 or env.vector_class().lane_is_a_process
+        self.moments = [Moments() for _ in sampled]
 
         config = OrpoConfig()
         config.seed_, config.grad_clip, config.divergence = run.seed, task.grad_clip, self.divergence

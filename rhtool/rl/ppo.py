@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import torch
+from numba import njit
 from torch import Tensor
 
 from rhtool.divergences import Divergence
@@ -35,13 +36,18 @@ def advantages(
     following = torch.cat([values[1:], last_values[None]])
     following[rollout.truncated] = final_values
     following[rollout.terminated] = 0.0
-    deltas = rewards + gamma * following - values
-    keep = gamma * lam * (~(rollout.terminated | rollout.truncated)).float()
-    result, running = torch.empty_like(deltas), torch.zeros_like(last_values)
-    for t in range(len(deltas) - 1, -1, -1):
-        running = deltas[t] + keep[t] * running
-        result[t] = running
+    result = rewards + gamma * following - values
+    keep = gamma * lam * (~(rollout.terminated | rollout.truncated)).to(result.dtype)
+    _add_later(result.numpy(), keep.numpy())
     return result, result + values
+
+
+@njit(cache=True)
+def _add_later(x, keep):
+    """x[t] += keep[t] x[t + 1], from the end on; both (T, B)."""
+    for t in range(len(x) - 2, -1, -1):
+        for b in range(x.shape[1]):
+            x[t, b] += keep[t, b] * x[t + 1, b]
 
 
 @dataclass

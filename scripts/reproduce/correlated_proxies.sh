@@ -11,17 +11,25 @@ export OMP_NUM_THREADS=1
 mkdir -p "$logs"
 
 pids=()
-trap 'kill -TERM "${pids[@]}" 2>/dev/null || true' EXIT
-for ((job = 1; job < jobs; job++)); do # a run that another process is at work on is passed over
-    echo "process $((job + 1)) of $jobs reports in $logs/process-$((job + 1)).log"
-    rhtool experiment="$experiment" -m "${@:3}" >"$logs/process-$((job + 1)).log" 2>&1 &
+stop() { # all of them keep their checkpoints
+    trap '' INT TERM
+    kill -TERM "${pids[@]}" 2>/dev/null || true
+    wait
+    echo "stopped; repeat the command to go on" >&2
+    exit 143
+}
+trap stop INT TERM
+rhtool experiment="$experiment" -m "${@:3}" &
+pids+=($!)
+for ((job = 2; job <= jobs; job++)); do # a run that another process is at work on is passed over
+    echo "process $job of $jobs reports in $logs/process-$job.log"
+    rhtool experiment="$experiment" -m "${@:3}" >"$logs/process-$job.log" 2>&1 &
     pids+=($!)
 done
 failed=0
-rhtool experiment="$experiment" -m "${@:3}" || failed=$?
 for pid in "${pids[@]}"; do
     wait "$pid" || failed=$?
 done
-trap - EXIT
+trap - INT TERM
 rhtool task=report task.group="$experiment" task.statistic=median task.to="$logs/report"
 exit "$failed"

@@ -245,5 +245,5 @@ def test_coeff_auto_is_what_the_evaluation_at_the_end_finds():
 )
 def test_coeff_auto_where_there_is_no_theory(overrides):
     run = compose("task=orpo", "env=tomato", *overrides)
-    with pytest.raises(ConfigError):
+    with pytest.raises(RhtoolError):
         run.check()

@@ -211,7 +211,7 @@ class GlucoseVectorEnv(VectorEnv):
 
     def _reward(self, proxy: np.ndarray, true: np.ndarray, terminated: np.ndarray) -> np.ndarray:
         config = self.config
-        reward = proxy * config.proxy_scale if config.reward_fun == "proxy" else true * config.true_scale
+        reward = true * config.true_scale if config.reward_fun == "true" else proxy * config.proxy_scale
         early = terminated & (self._elapsed < config.horizon)
         return reward - config.termination_penalty * early
 

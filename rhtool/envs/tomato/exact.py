@@ -60,7 +60,8 @@ def tabulate(config: Tomato, limit: int = 1_000_000) -> TabularMDP:
     transitions = csr_array((np.ones(len(rows)), (rows, after.ravel()[rows])), shape=(size * actions, size))
     if eps := config.randomness_eps:
         mix = (1 - eps) * np.eye(actions) + eps / actions
-        proxy, true = proxy @ mix, true @ mix
+        # A learned proxy is a function of the agent's action, not of the one in its place.
+        proxy, true = proxy if config.reward_model else proxy @ mix, true @ mix
         transitions = csr_array(kron(eye_array(size), mix, format="csr") @ transitions)
     start = np.zeros(size)
     start[0] = 1.0

@@ -1,0 +1,119 @@
+"""`task=rm_train`: a reward model from preferences between trajectory segments, for `env.reward_fun=learned`."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, ClassVar
+
+from rhtool.errors import ConfigError
+from rhtool.run import Run
+from rhtool.schema import choice
+from rhtool.tasks.base import Task, check_ranges, require_policy, require_rl
+
+if TYPE_CHECKING:
+    from rhtool.rl.policy import Interface, Policy
+
+RANDOM = "random"
+"""the policy that is one as networks start"""
+
+
+@dataclass
+class RmTrain(Task):
+    """A reward model from preferences between trajectory segments, labelled by the true reward: a learned proxy."""
+
+    extra: ClassVar[str] = "rl"
+
+    uses: ClassVar[tuple[str, ...]] = ("env",)
+
+    policies: list[str] = field(default_factory=list)
+    """whose segments are compared: runs' directories, or random, a policy as networks start; empty: the env's base policy"""
+    episodes: int = 100
+    """episodes of each policy, and of the base policy for the model's unit"""
+    evaluation_lanes: int = 0
+    """copies of the env over which the episodes are spread; 0: one for each"""
+    segment: int = 20
+    """steps of a segment"""
+    preferences: int = 5000
+    """labelled pairs of segments, the held-out ones included"""
+    label_noise: float = 0.0
+    """share of labels that are coin tosses, which the likelihood knows"""
+    rationality: float = 5.0
+    """log-odds of preferring a segment whose true return is better by one `unit`"""
+    unit: str = choice("std", "reward")
+    """of the true return of a segment: std: its standard deviation over the segments; reward: 1, as in the original"""
+    shown: str = choice("all", "latest")
+    """what the model sees of an observation: all of it, or only what the environment says is its newest part"""
+    hidden: list[int] = field(default_factory=lambda: [64, 64])
+    """units of the model's hidden layers"""
+    validation: float = 0.2
+    """share of the episodes, and of the preferences, that is held out"""
+    passes: int = 30
+    """passes over the preferences"""
+    minibatch: int = 64
+    """preferences of one gradient step"""
+    lr: float = 1e-3
+    """learning rate of Adam at the start; it falls linearly to zero"""
+    threads: int = 1
+    """torch threads of this process"""
+
+    def paths(self, run: Run) -> list[str]:
+        """The policies, by directory or as "random"."""
+        return list(self.policies) or [run.env.base_policy_path()]
+
+    def check(self, run: Run) -> None:
+        """Are the policies there, and the base policy?"""
+        require_rl()
+        check_ranges(self)
+        for name in ("segment", "preferences"):
+            if getattr(self, name) < 1:
+                raise ConfigError(f"{getattr(self, name)} is too small", f"task.{name}", "choose 1 or more")
+        if not 0 <= self.label_noise <= 1:
+            raise ConfigError(f"{self.label_noise} is not a share", "task.label_noise", "choose a number from 0 to 1")
+        if not self.rationality > 0:
+            raise ConfigError(f"{self.rationality} is too small", "task.rationality", "choose a number above 0")
+        require_policy(run.env.base_policy_path(), "env.base_policy", run.env.base_policy_command())
+        for path in self.policies:
+            if path != RANDOM:
+                require_policy(path, "task.policies")
+        run.env.check()
+
+    def inputs(self, run: Run) -> dict[str, str]:
+        """The policies decide the result."""
+        paths = {f"policy_{i}": path for i, path in enumerate(self.policies) if path != RANDOM}
+        return {"base_policy": run.env.base_policy_path(), **paths}
+
+    def run(self, run: Run) -> dict[str, float]:
+        """Collect segments, label pairs of them, fit, save."""
+        import numpy as np
+
+        from rhtool.rl import reward_learning
+        from rhtool.rl.evaluation import rollout
+        from rhtool.rl.policy import interface_of
+        from rhtool.rl.process import set_up
+
+        set_up(self.threads)
+        interface, paths = interface_of(run.env), self.paths(run)
+        streams = [int(s) for s in np.random.SeedSequence([run.seed, 30]).generate_state(len(paths) + 1)]
+        *collected, base = (
+            rollout(run.env, self._policy(run, interface, path, seed), self.episodes, seed, lanes=self.evaluation_lanes)
+            for path, seed in zip([*paths, run.env.base_policy_path()], streams, strict=True)
+        )
+        model = reward_learning.empty_model(interface, self.hidden, self.shown)
+        work = reward_learning.RewardLearning(run, model, reward_learning.cut(model, collected, self.segment))
+        for _ in run.loop(work, self.passes):
+            run.log(work.iteration())
+        about = {"env": run.option("env"), "policies": paths, "seed": run.seed}
+        model, metrics = work.finish(*base, about)
+        model.save(run.path / "reward_model")
+        return metrics
+
+    def _policy(self, run: Run, interface: Interface, path: str, seed: int) -> Policy:
+        import torch
+
+        from rhtool.rl.policy import Policy
+
+        if path != RANDOM:
+            return Policy.load_for(run.env, path)
+        with torch.random.fork_rng(devices=[]):
+            torch.default_generator.manual_seed(seed)
+            return Policy(*interface.spaces, interface.network(run.env.training))
