@@ -173,6 +173,7 @@ def smoke_runs(tmp_path_factory: pytest.TempPathFactory) -> dict[str, set[str]]:
     orpo = ["task=orpo", "coeff=0.1", *common]
     lines = {
         "orpo kl": [*orpo, "divergence=kl"],
+        **{f"orpo {name}": [*orpo, f"divergence={name}"] for name in ("gail", "max_min", "linear_max_min")},
         "orpo action": [*orpo, "divergence=chi2", "divergence.over=action"],
         "evaluate": ["task=evaluate", *common],
         "detect": ["task=detect", *common],
@@ -188,7 +189,20 @@ def smoke_runs(tmp_path_factory: pytest.TempPathFactory) -> dict[str, set[str]]:
     return keys
 
 
-@pytest.mark.parametrize("name", ["orpo kl", "orpo action", "evaluate", "detect", "bc", "rm_train"])
+RUNS = [
+    "orpo kl",
+    "orpo gail",
+    "orpo max_min",
+    "orpo linear_max_min",
+    "orpo action",
+    "evaluate",
+    "detect",
+    "bc",
+    "rm_train",
+]
+
+
+@pytest.mark.parametrize("name", RUNS)
 def test_every_key_that_a_run_writes_is_in_the_glossary(smoke_runs, name):
     keys, known = smoke_runs[name], glossary()
     assert len(keys) > 8

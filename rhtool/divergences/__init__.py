@@ -12,7 +12,8 @@ Tensors are torch's; torch, numpy and scipy are imported when a method runs.
 """
 
 from rhtool.divergences.base import Divergence
-from rhtool.divergences.measures import KL, TV, BaseConfidence, Chi2, Gail, NoDivergence, SqrtChi2, Wasserstein
+from rhtool.divergences.measures import KL, Chi2, NoDivergence, SqrtChi2
+from rhtool.divergences.others import TV, BaseConfidence, Gail, Wasserstein
 from rhtool.divergences.pair import chi2_finite
 from rhtool.divergences.robust import LinearMaxMin, MaxMin
 

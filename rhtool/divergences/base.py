@@ -6,7 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
 
-from rhtool.errors import RhtoolError
+from rhtool.errors import ConfigError, RhtoolError
 from rhtool.schema import choice, option_name
 
 if TYPE_CHECKING:
@@ -47,15 +47,14 @@ class Divergence:
         return env.reward_std
 
     def theoretical_coeff(self, r: float, sigma: float, env: Env) -> float:
-        """The theory's coefficient in the configuration's unit: times `scale(env)` it is in units of the reward.
+        """The `coeff` that theory gives, for a proxy of correlation `r` with the true reward and of standard deviation
+        `sigma` per step, both under the base policy: what `coeff=auto` stands for.
 
-        `r` is the correlation of proxy and true reward under the base policy, `sigma` the standard deviation of a step's
-        proxy reward there, in the unit of the training reward. Raises `RhtoolError` where there is no theory for it, or
-        unless 0 < r <= 1.
+        Raises `RhtoolError` if there is no theory, or it says nothing of such an r.
         """
-        raise self._lacks(
-            "coefficient from the theory", "give coeff a number, or choose divergence=sqrt_chi2 or max_min"
-        )
+        name = option_name(type(self))
+        mend = "use divergence=sqrt_chi2, max_min or linear_max_min"
+        raise ConfigError(f"no theory gives the coefficient of '{name}'", "coeff=auto", mend)
 
     def discriminator_loss(self, d_current: Tensor, d_base: Tensor) -> Tensor:
         """E_pi log(1 + e^-d) + E_base log(1 + e^d): least at d = log(mu_pi / mu_base) (arXiv 2403.03185, section 5).
