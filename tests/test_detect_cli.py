@@ -95,8 +95,8 @@ def test_policies_far_from_the_trusted_one_are_found(board, tmp_path):
 
 @pytest.mark.slow
 def test_killed_and_repeated_it_ends_as_if_it_had_never_been(board, tmp_path):
-    policies_of(board, tmp_path)
-    line = f"task=detect {TOY} task.policies=[policies/*] task.episodes=60 checkpoint_every=0"
+    policies_of(board, tmp_path, (0.1, 3.0, 5.0))
+    line = f"task=detect {TOY} task.policies=[policies/*] task.episodes=20 task.controls=1 checkpoint_every=0"
     assert rhtool(f"{line} dir=whole", tmp_path).returncode == 0
     process = subprocess.Popen(
         [sys.executable, "-m", "rhtool", *f"{line} dir=killed".split()],
