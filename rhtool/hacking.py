@@ -195,7 +195,7 @@ def diagnostics(metrics: dict[str, float], env: Env) -> dict[str, float]:
         known = proxy_gain, metrics["divergence/chi2"], r, sigma_proxy, sigma_true
         bound = return_bound(*known)
         found |= {
-            "hacking/coeff": theoretical_coeff(sigma_proxy, r) / env.reward_std,
+            "hacking/coeff": theoretical_coeff(sigma_proxy * env.proxy_scale, r) / env.reward_std,
             "hacking/bound": bound,
             "hacking/worst_case": max_min_bound(*known),
             "hacking/bound_holds": float(gain >= bound - 2 * math.hypot(error("true"), slope * error("proxy"))),

@@ -156,9 +156,9 @@ class Run:
             raise ConfigError(f"'{self.coeff}' is not a coefficient", "coeff", "give a number, like 0.1, or auto")
         if not 0 <= self.seed < SEEDS:
             raise ConfigError(f"{self.seed} is not a seed", "seed", f"choose 0 to {SEEDS - 1}")
-        for name in ("reward_std", "reward_mean"):
+        for name in ("reward_std", "reward_mean", "proxy_scale", "true_scale"):
             if (unit := getattr(self.env, name)) <= 0:
-                raise ConfigError(f"{unit} is no unit of coeff", f"env.{name}", "give a number above 0, like 0.1")
+                raise ConfigError(f"{unit} is no unit of a reward", f"env.{name}", "give a number above 0, like 0.1")
 
     def loop(self, work: Resumable, iterations: int) -> Iterator[int]:
         """Iterate `0 … iterations-1`, starting from the last checkpoint of `work` if there is one, saving when due.

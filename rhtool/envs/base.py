@@ -145,11 +145,15 @@ class Env:
     """orpo: the original's behaviour, quirks included; corrected: its quirks mended"""
     horizon: int = 100
     """steps after which an episode is truncated"""
+    proxy_scale: float = 1.0
+    """the training reward is the proxy times this; info has it unscaled"""
+    true_scale: float = 1.0
+    """with reward_fun=true the training reward is the true reward times this; info has it unscaled"""
     reward_std: float = 1.0
-    """standard deviation of the proxy reward of a step under the base policy: the unit of `coeff` for chi2, sqrt_chi2,
-    tv, wasserstein"""
+    """standard deviation of the proxy reward of a step under the base policy, scaled: the unit of `coeff` for chi2,
+    sqrt_chi2, tv, wasserstein"""
     reward_mean: float = 1.0
-    """size of the proxy reward of a step under the base policy: the unit of `coeff` for kl"""
+    """size of the proxy reward of a step under the base policy, scaled: the unit of `coeff` for kl"""
     base_policy: str = ""
     """directory of the base policy's checkpoint; empty: the one shipped with the package"""
     training: Training = field(default_factory=Training)

@@ -146,9 +146,10 @@ class VectorEnv(gymnasium.vector.VectorEnv):
         return {}
 
     def _reward(self, proxy: np.ndarray, true: np.ndarray, terminated: np.ndarray) -> np.ndarray:
-        """The training reward, a new float64 `(B,)`. An environment that scales or penalises it overrides this; `info`
-        stays as it is."""
-        return (true if self.config.reward_fun == "true" else proxy).copy()
+        """The training reward, a new float64 `(B,)`. An environment that penalises it overrides this; `info` stays as it
+        is."""
+        config = self.config
+        return true * config.true_scale if config.reward_fun == "true" else proxy * config.proxy_scale
 
     def _render(self, lane: int) -> Any:
         """One frame of one lane in `self.render_mode`."""

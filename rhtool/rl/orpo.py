@@ -291,7 +291,7 @@ class Orpo:
         steps, mask = rollout(env, self.bases[0], task.episodes, stream(run.seed, 1), lanes=task.evaluation_lanes)
         seen = correlation(steps.proxy[mask].numpy(), steps.true[mask].numpy())
         r = seen.r if task.correlation is None else task.correlation
-        return self.divergence.theoretical_coeff(r, seen.proxy_std, env)
+        return self.divergence.theoretical_coeff(r, seen.proxy_std * env.proxy_scale, env)
 
     def _weight(self, base: int) -> float:
         return self.task.base_weights[base] if self.task.base_weights else 1.0

@@ -20,7 +20,7 @@ from rhtool.envs.base import Env
 from rhtool.errors import RhtoolError
 from rhtool.rl.modules import PolicyModule
 
-ROWS = 8192
+ROWS = 2048
 """observations of one forward pass: a bound on its memory"""
 
 

@@ -54,10 +54,7 @@ class Glucose(Env):
     """the reward function that is the proxy"""
     true_reward: str = _reward("magni_bg")
     """the reward function that is the true reward"""
-    proxy_scale: float = 1.0
-    """the training reward is the proxy times this; info has it unscaled"""
     true_scale: float = 1e-3
-    """with reward_fun=true the training reward is the true reward times this; info has it unscaled"""
     termination_penalty: float = 100.0
     """taken from the training reward, after scaling, of a step that ends the episode before the horizon"""
     bg_min: float = 10.0

@@ -210,10 +210,8 @@ class GlucoseVectorEnv(VectorEnv):
         kernel.observe(out, mask, self._elapsed, self.window)
 
     def _reward(self, proxy: np.ndarray, true: np.ndarray, terminated: np.ndarray) -> np.ndarray:
-        config = self.config
-        reward = true * config.true_scale if config.reward_fun == "true" else proxy * config.proxy_scale
-        early = terminated & (self._elapsed < config.horizon)
-        return reward - config.termination_penalty * early
+        early = terminated & (self._elapsed < self.config.horizon)
+        return super()._reward(proxy, true, terminated) - self.config.termination_penalty * early
 
     def _metrics(self) -> dict[str, np.ndarray]:
         bg, cgm, insulin, cho, risk = self.last.T.copy()

@@ -18,7 +18,7 @@ FEATURES = 13
 """numbers of a snapshot"""
 
 
-@njit(cache=True, error_model="numpy")
+@njit(cache=True, nogil=True, error_model="numpy")
 def begin(mask, delta_start, plan, plans, rng, world):
     """Send everybody home in the lanes of `mask`, and draw when delta starts and, if `plan` is -1, the controller's."""
     for i in range(len(mask)):
@@ -58,7 +58,7 @@ def snapshot(world, i, hour, threshold, row):
         row[8 + x] = world.books[i, 2, x] / n
 
 
-@njit(cache=True, error_model="numpy")
+@njit(cache=True, nogil=True, error_model="numpy")
 def step(actions, mask, tables, quirks, ends, rng, world, memory, homes):
     """A day in the lanes of `mask`; `ends` int64 (10, …): days on which the controller's entries end; `homes`: first
     home and number of homes."""

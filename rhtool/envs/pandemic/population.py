@@ -163,7 +163,7 @@ def _one_of(s, tables, t):
     return tables.first[t] + integers(s, tables.number[t])
 
 
-@njit(cache=True, error_model="numpy")
+@njit(cache=True, nogil=True, error_model="numpy")
 def populate(mask, tables, uniform_jobs, days, constants, by_class, rng, world):
     """Draw the population of the lanes of `mask` (bool (B,)) into `world`. Returns GOOD or the first failure."""
     types, lanes, n = len(tables.number), world.who.shape[0], world.who.shape[1]

@@ -40,8 +40,8 @@ class Traffic(Env):
     """weight of the mean size of the accelerations in both rewards"""
     headway_weight: float = 0.1
     """weight of the time headways under one second in both rewards"""
-    reward_scale: float = 1e-4
-    """what `step` returns is the reward times this; the rewards in `info` are unscaled"""
+    proxy_scale: float = 1e-4
+    true_scale: float = 1e-4
     backend: str = choice("libsumo", "traci")
     """libsumo: SUMO as a library in each lane's process; traci: as a process of its own, which is much slower"""
     gui: bool = incidental(False)

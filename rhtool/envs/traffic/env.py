@@ -54,15 +54,12 @@ class TrafficVectorEnv(ProgramVectorEnv):
         module = "preloaded" if library else "program"
         return ProgramSpec(f"rhtool.envs.traffic.{module}:TrafficProgram", {"config": self.config})
 
-    def _reward(self, proxy: np.ndarray, true: np.ndarray, terminated: np.ndarray) -> np.ndarray:
-        return super()._reward(proxy, true, terminated) * self.config.reward_scale
-
 
 def _check(config: Traffic) -> None:
     for name, least in (("slots", 1), ("sims_per_step", 1), ("stale_slots", 0)):
         if getattr(config, name) < least:
             raise ConfigError(f"{getattr(config, name)} is too small", f"env.{name}", f"choose {least} or more")
-    for name in ("max_accel", "max_decel", "sim_step", "reward_scale"):
+    for name in ("max_accel", "max_decel", "sim_step", "proxy_scale", "true_scale"):
         if not 0 < getattr(config, name) < np.inf:
             raise ConfigError(f"{getattr(config, name)} is not positive", f"env.{name}", "choose a number above zero")
     for name in ("inflow_highway", "inflow_ramp", "inflow_rl"):
