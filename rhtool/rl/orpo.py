@@ -22,7 +22,7 @@ from rhtool.rl.learner import OrpoConfig, Updater
 from rhtool.rl.moments import Moments
 from rhtool.rl.policy import Policy, interface_of
 from rhtool.rl.ppo import Loss, advantages
-from rhtool.rl.process import accelerator, together
+from rhtool.rl.process import accelerator, gpus_per_learner, together
 from rhtool.rl.runner import Rollout
 from rhtool.rl.sampler import Sampler
 from rhtool.run import AUTO, Run
@@ -53,11 +53,7 @@ class Orpo:
                 "raise task.lanes, or change task.base_share: each policy needs a lane",
             )
 
-        gpus = float(torch.cuda.is_available()) if task.gpus is None else task.gpus
-        if gpus and not torch.cuda.is_available():
-            raise ConfigError(
-                f"{gpus:g} GPUs per learner, and there is none", "task.gpus", "leave it out, or set it to 0"
-            )
+        gpus = gpus_per_learner(task.gpus, task.learners)
         self.device = accelerator() if gpus and not task.learners else torch.device("cpu")
 
         torch.manual_seed(run.seed)
@@ -84,6 +80,7 @@ class Orpo:
 
         config = OrpoConfig()
         config.seed_, config.grad_clip, config.divergence = run.seed, task.grad_clip, self.divergence
+        config.device, config.tf32 = self.device, task.tf32
         config.loss = Loss(self.policy.distribution, task.clip, task.vf_coeff, task.vf_clip, self.divergence)
         config.initial = {"policy": bases[0].weights} if task.init_from_base else {}
         self.updater = Updater(
@@ -108,7 +105,7 @@ class Orpo:
         # 1. Sample both policies.
         current, base_features = self._sample()
         self.steps += current.rewards.numel()
-        self.total_steps += current.rewards.numel() + sum(len(f) for f in base_features)
+        self.total_steps += current.rewards.numel()
         metrics = {"steps": self.steps, "steps/total": self.total_steps, **describe(current)}
         clock.lap(metrics, "time/sample_s")
 
@@ -162,6 +159,7 @@ class Orpo:
         rollout = self.base_samplers[i].sample(steps)
         features = self.features(rollout)
         self.moments[i].add(self._rewards(rollout, features))
+        self.total_steps += len(features)
         return features
 
     def _rewards(self, rollout: Rollout, features: Tensor) -> Tensor:

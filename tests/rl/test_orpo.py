@@ -215,6 +215,18 @@ def test_what_does_not_go_together(make):
         train(make("divergence=none", "task.lr=1e30"), 5)
 
 
+@pytest.mark.parametrize("options", [(), ("task.base_pool=500",)], ids=["anew", "pool"])
+def test_sampling_both_policies_at_the_same_time_changes_nothing(make, options):
+    works = [make("divergence=max_min", "coeff=0.1", *QUICK, *options) for _ in range(2)]
+    works[1].side_by_side = True
+    rows = [train(work, 3)[-1] for work in works]
+    assert equal(*(work.policy for work in works))
+    first, second = ({k: v for k, v in row.items() if not k.startswith("time/")} for row in rows)
+    assert first == second
+    # A pool is sampled once.
+    assert first["steps/total"] - first["steps"] == (512 if options else first["steps"])
+
+
 def test_coeff_auto_is_what_the_evaluation_at_the_end_finds():
     """On the paper's board, with its base policy, which now and then steps onto the bucket."""
 
@@ -241,6 +253,8 @@ def test_coeff_auto_is_what_the_evaluation_at_the_end_finds():
         ["divergence=sqrt_chi2", "divergence.over=action", "coeff=auto"],
         ["divergence=sqrt_chi2", "coeff=0.1", "task.correlation=0.5"],
         ["divergence=sqrt_chi2", "coeff=auto", "task.correlation=1.5"],
+        ["divergence=sqrt_chi2", "coeff=auto", "env.reward_fun=true"],
+        ["divergence=sqrt_chi2", "coeff=auto", "task.coeff_schedule=[[0,0.1]]"],
     ],
 )
 def test_coeff_auto_where_there_is_no_theory(overrides):
