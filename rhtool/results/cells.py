@@ -79,9 +79,8 @@ class Cell:
     def strength(self) -> str:
         """The coeff as readers see it: of coeff=auto the mean of what was measured; empty where it means nothing."""
         if AUTO in self.tuned:
-            measured = [column(self.runs, key) for key in ("penalty/coeff", "hacking/coeff")]
-            known = [values[np.isfinite(values)] for values in measured if np.isfinite(values).any()]
-            return f"{known[0].mean():.3g}" if known else ""
+            measured = column(self.runs, "penalty/coeff")
+            return f"{np.nanmean(measured):.3g}" if np.isfinite(measured).any() else ""
         return f"{self.coeff:g}" if self.swept or self.coeff else ""
 
     @property
