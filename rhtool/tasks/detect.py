@@ -27,7 +27,10 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-FREE = ("training.", "cloning.", "base_policy", "reward_fun", "reward_std", "reward_mean")
+FREE = (
+    *("training.", "cloning.", "base_policy", "reward_fun", "reward_model"),
+    *("reward_std", "reward_mean", "proxy_scale", "true_scale"),
+)
 """fields of an environment in which a policy's own may differ from the one in which it is judged"""
 
 
