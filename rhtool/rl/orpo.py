@@ -13,11 +13,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from rhtool.divergences import KL, Chi2, Divergence, NoDivergence, SqrtChi2
+from rhtool.divergences import KL, Chi2, NoDivergence
 from rhtool.errors import ConfigError
-from rhtool.hacking import Correlation, correlation, max_min_bound
+from rhtool.hacking import correlation
 from rhtool.rl.discriminator import Features, Scores, pairs
-from rhtool.rl.evaluation import rollout, stream
+from rhtool.rl.evaluation import describe, estimates, rollout, stream, worst_case
 from rhtool.rl.learner import OrpoConfig, Updater
 from rhtool.rl.moments import Moments
 from rhtool.rl.policy import Policy, interface_of
@@ -26,7 +26,6 @@ from rhtool.rl.process import accelerator, gpus_per_learner, together
 from rhtool.rl.runner import Rollout
 from rhtool.rl.sampler import Sampler
 from rhtool.run import AUTO, Run
-from rhtool.schema import option_name
 
 
 class Orpo:
@@ -357,34 +356,6 @@ class Orpo:
         for sampler in (self.sampler, *self.base_samplers):
             sampler.close()
         self.updater.close()
-
-
-def describe(rollout: Rollout) -> dict[str, float]:
-    """Returns of the episodes that ended in a rollout, and the correlation of the two rewards over its steps."""
-    metrics = {"correlation": correlation(rollout.proxy.numpy(), rollout.true.numpy()).r}
-    if len(rollout.episodes["length"]):
-        means = {key: float(values.mean()) for key, values in rollout.episodes.items()}
-        metrics |= {f"{reward}/return": means[reward] for reward in ("true", "proxy")}
-        metrics |= {"episode/length": means["length"]} | {k: v for k, v in means.items() if k.startswith("env/")}
-    return metrics
-
-
-def estimates(
-    divergence: Divergence, scores: Tensor | None, base_scores: Tensor | None, rewards: Tensor | None = None
-) -> dict[str, float]:
-    """`divergence/<name>` of what the scores of `divergence`'s discriminator, (N,) and (M,), and the standardised rewards
-    (N, K) can say."""
-    measures = (KL(), Chi2(), SqrtChi2()) if scores is not None and divergence.scores_are_log_ratios else ()
-    named = {option_name(type(d)): d for d in (divergence, *measures)}
-    return {f"divergence/{name}": d.estimate(scores, d_base=base_scores, rewards=rewards) for name, d in named.items()}
-
-
-def worst_case(current: Rollout, base: Correlation, chi2: float | None) -> dict[str, float]:
-    """`hacking/worst_case` of a rollout from chi2 and the moments under the base policy; empty where the theory has none."""
-    if chi2 is None or not base.r > 0:
-        return {}
-    gain = float(current.proxy.mean()) - base.proxy_mean
-    return {"hacking/worst_case": max_min_bound(gain, chi2, base.r, base.proxy_std, base.true_std)}
 
 
 def scheduled(schedule: list[list[float]] | None, value: float, steps: int) -> float:
