@@ -157,7 +157,8 @@ def sections(rows: pd.DataFrame, keys: Keys | None = None) -> list[Section]:
 
 def setting_of(tuned: tuple[str, ...]) -> tuple[str, ...]:
     """The overrides that make another problem of an environment: its fields, but for how a policy is trained on it."""
-    training = ("env.reward_fun=", "env.base_policy=", "env.reward_std=", "env.reward_mean=", "env.training.")
+    fields = ("reward_fun", "base_policy", "reward_std", "reward_mean", "proxy_scale", "true_scale")
+    training = ("env.training.", *(f"env.{name}=" for name in fields))
     return tuple(word for word in tuned if word.startswith("env.") and not word.startswith(training))
 
 

@@ -12,6 +12,7 @@ from torch import Tensor
 from rhtool.divergences import KL, TV, Chi2, Divergence, SqrtChi2
 from rhtool.envs.base import Env
 from rhtool.hacking import Correlation, bound_gap, correlation, diagnostics, max_min_bound
+from rhtool.results.statistics import standard_error
 from rhtool.rl.discriminator import Features, Scores, pairs
 from rhtool.rl.policy import Interface, Policy, interface_of
 from rhtool.rl.runner import Rollout
@@ -91,7 +92,7 @@ def returns(steps: Rollout, mask: Tensor) -> dict[str, float]:
     metrics = {}
     for reward in ("true", "proxy"):
         metrics[f"{reward}/return"] = float(counted[reward].mean())
-        metrics[f"{reward}/return_se"] = _standard_error(counted[reward])
+        metrics[f"{reward}/return_se"] = standard_error(counted[reward])
     relation = correlation(steps.proxy[mask].numpy(), steps.true[mask].numpy())
     return {
         **metrics,
@@ -335,10 +336,6 @@ def write_parquet(path: Path, steps: Rollout, mask: Tensor) -> None:
     )
     path.parent.mkdir(parents=True, exist_ok=True)
     pq.write_table(table, path)
-
-
-def _standard_error(values: np.ndarray) -> float:
-    return float(values.std(ddof=1) / len(values) ** 0.5) if len(values) > 1 else float("nan")
 
 
 def _lists(rows: Tensor) -> Any:
