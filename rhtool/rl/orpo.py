@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from rhtool.divergences import KL, Chi2, NoDivergence
-from rhtool.errors import ConfigError
+from rhtool.errors import ConfigError, RhtoolError
 from rhtool.hacking import correlation
 from rhtool.rl.discriminator import Features, Scores, pairs
 from rhtool.rl.evaluation import describe, estimates, rollout, stream, worst_case
@@ -288,6 +288,12 @@ class Orpo:
         steps, mask = rollout(env, self.bases[0], task.episodes, stream(run.seed, 1), lanes=task.evaluation_lanes)
         seen = correlation(steps.proxy[mask].numpy(), steps.true[mask].numpy())
         r = seen.r if task.correlation is None else task.correlation
+        if task.correlation is None and r > 1 - 1e-9:
+            raise RhtoolError(
+                f"nowhere in {task.episodes} episodes of the base policy did the proxy differ from the true reward: coeff would be 0",
+                "coeff=auto",
+                "raise task.episodes, or say by task.correlation what you assume",
+            )
         return self.divergence.theoretical_coeff(r, seen.proxy_std * env.proxy_scale, env)
 
     def _weight(self, base: int) -> float:
