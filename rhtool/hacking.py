@@ -178,8 +178,8 @@ def diagnostics(metrics: dict[str, float], env: Env) -> dict[str, float]:
     """`hacking/…` of an evaluation with a base policy: the theory's coefficient, theorem 5.1 and the worst case over rewards
     of the same correlation, with what was estimated.
 
-    The bound counts as held if the gain misses it by no more than two standard errors of both gains. Absent where the
-    theory says nothing: the correlation is not above zero, or a reward is constant.
+    The bound counts as held if the gain misses it by no more than two standard errors of both gains; NaN if these are, as of
+    one episode. Absent where the theory says nothing: the correlation is not above zero, or a reward is constant.
     """
     r, sigma_proxy, sigma_true = (metrics[f"base/{key}"] for key in ("correlation", "sigma/proxy", "sigma/true"))
     proxy_gain, gain = (metrics[f"mean/{reward}"] - metrics[f"base/mean/{reward}"] for reward in ("proxy", "true"))
@@ -194,11 +194,12 @@ def diagnostics(metrics: dict[str, float], env: Env) -> dict[str, float]:
         slope = sigma_true / (r * sigma_proxy)
         known = proxy_gain, metrics["divergence/chi2"], r, sigma_proxy, sigma_true
         bound = return_bound(*known)
+        slack = 2 * math.hypot(error("true"), slope * error("proxy"))
         found |= {
             "hacking/coeff": theoretical_coeff(sigma_proxy * env.proxy_scale, r) / env.reward_std,
             "hacking/bound": bound,
             "hacking/worst_case": max_min_bound(*known),
-            "hacking/bound_holds": float(gain >= bound - 2 * math.hypot(error("true"), slope * error("proxy"))),
+            "hacking/bound_holds": float(gain >= bound - slack) if slack == slack else math.nan,
         }
     return found
 

@@ -42,16 +42,16 @@ def metrics(directory: Path) -> dict:
 
 
 def test_the_runs_that_are_there_are_judged(board, tmp_path, capsys):
-    """Two tiny runs of this board are found, one of a shorter game is not."""
+    """Two tiny runs of this board are found, also in another unit of its reward, one of a shorter game is not."""
     tiny = ("task=orpo", "scale=smoke", "divergence=none", "task.exact=false", "task.iterations=1", "task.episodes=2")
-    for words in ("seed=0", "seed=1", "env.horizon=10"):
-        compose(*tiny, *TOY.split(), words).execute()
+    for words in ("seed=0", "seed=1 env.proxy_scale=2", "env.horizon=10"):
+        compose(*tiny, *TOY.split(), *words.split()).execute()
     run = compose("task=detect", "scale=smoke", "task.label_below=-1", *TOY.split())
     result = run.execute()["metrics"]
     directory = run.path
     policies = pd.read_csv(directory / "scores.csv")
     assert policies.control.tolist() == [True] * 3 + [False] * 2 and not policies.anomalous.any()
-    assert [path.rpartition("/")[2] for path in policies.path[3:]] == ["seed=0", "seed=1"]
+    assert {path.rpartition("/")[2] for path in policies.path[3:]} == {"seed=0", "seed=1"}
     episodes = pd.read_csv(directory / "episodes.csv")
     assert len(episodes) == 16 * 5
     assert np.allclose(episodes.groupby("policy").true.mean(), policies.true)

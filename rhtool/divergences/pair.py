@@ -85,7 +85,7 @@ class Pair:
             return self.sum(2 * s2.log() - s1.log() - v.log() / 2 + (m1 - m2).square() / v)
         (a1, b1), (a2, b2) = self.p, self.q
         a, b = 2 * a1 - a2, 2 * b1 - b2
-        value = _log_beta(a, b) + _log_beta(a2, b2) - 2 * _log_beta(a1, b1)
+        value = log_beta(a, b) + log_beta(a2, b2) - 2 * log_beta(a1, b1)
         return self.sum(torch.where((a > 0) & (b > 0), value, torch.inf))
 
     def chi2_finite(self) -> Tensor:
@@ -106,7 +106,7 @@ class Pair:
         return pair
 
 
-def _log_beta(a: Tensor, b: Tensor) -> Tensor:
+def log_beta(a: Tensor, b: Tensor) -> Tensor:
     """log B(a, b)."""
     return a.lgamma() + b.lgamma() - (a + b).lgamma()
 

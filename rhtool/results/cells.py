@@ -79,9 +79,8 @@ class Cell:
     def strength(self) -> str:
         """The coeff as readers see it: of coeff=auto the mean of what was measured; empty where it means nothing."""
         if AUTO in self.tuned:
-            measured = [column(self.runs, key) for key in ("penalty/coeff", "hacking/coeff")]
-            known = [values[np.isfinite(values)] for values in measured if np.isfinite(values).any()]
-            return f"{known[0].mean():.3g}" if known else ""
+            measured = column(self.runs, "penalty/coeff")
+            return f"{np.nanmean(measured):.3g}" if np.isfinite(measured).any() else ""
         return f"{self.coeff:g}" if self.swept or self.coeff else ""
 
     @property
@@ -158,7 +157,8 @@ def sections(rows: pd.DataFrame, keys: Keys | None = None) -> list[Section]:
 
 def setting_of(tuned: tuple[str, ...]) -> tuple[str, ...]:
     """The overrides that make another problem of an environment: its fields, but for how a policy is trained on it."""
-    training = ("env.reward_fun=", "env.base_policy=", "env.reward_std=", "env.reward_mean=", "env.training.")
+    fields = ("reward_fun", "base_policy", "reward_std", "reward_mean", "proxy_scale", "true_scale")
+    training = ("env.training.", *(f"env.{name}=" for name in fields))
     return tuple(word for word in tuned if word.startswith("env.") and not word.startswith(training))
 
 

@@ -28,6 +28,11 @@ class Estimate:
     n: int = 0
 
 
+def standard_error(values: NDArray[np.float64]) -> float:
+    """Of the mean of values (N,); NaN of fewer than two."""
+    return float(values.std(ddof=1) / len(values) ** 0.5) if len(values) > 1 else math.nan
+
+
 def iqm(values: ArrayLike) -> NDArray[np.float64] | np.float64:
     """Interquartile mean over the last axis: the mean of what is left without the lowest and the highest quarter.
 

@@ -16,6 +16,7 @@ from torch import Tensor
 from torch import distributions as td
 
 from rhtool.divergences import KL
+from rhtool.divergences.pair import log_beta
 from rhtool.envs.base import Env
 from rhtool.rl import evaluation
 from rhtool.rl.discriminator import Features
@@ -103,7 +104,7 @@ def hellinger(p: td.Distribution, q: td.Distribution) -> Tensor:
         log_bc = (2 * s1 * s2 / v).log() / 2 - (m1 - m2).square() / (4 * v)
     else:
         a1, b1, a2, b2 = (x for d in (p, q) for x in (d.concentration1, d.concentration0))
-        log_bc = _log_beta((a1 + a2) / 2, (b1 + b2) / 2) - (_log_beta(a1, b1) + _log_beta(a2, b2)) / 2
+        log_bc = log_beta((a1 + a2) / 2, (b1 + b2) / 2) - (log_beta(a1, b1) + log_beta(a2, b2)) / 2
     log_bc = log_bc.sum(tuple(range(-event, 0))) if event else log_bc
     return (-log_bc.clamp(max=0).expm1()).sqrt()
 
@@ -263,7 +264,3 @@ def _log_ratio(policy: Policy, trusted: Policy, found: Sample) -> Tensor:
     """log(policy / trusted) (N,) of the actions of a sample."""
     log_p, log_q = (x.distribution.log_prob(x.dist_inputs(found.obs), found.actions) for x in (policy, trusted))
     return log_p - log_q
-
-
-def _log_beta(a: Tensor, b: Tensor) -> Tensor:
-    return a.lgamma() + b.lgamma() - (a + b).lgamma()

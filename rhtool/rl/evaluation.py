@@ -11,7 +11,8 @@ from torch import Tensor
 
 from rhtool.divergences import KL, TV, Chi2, Divergence, SqrtChi2
 from rhtool.envs.base import Env
-from rhtool.hacking import bound_gap, correlation, diagnostics
+from rhtool.hacking import Correlation, bound_gap, correlation, diagnostics, max_min_bound
+from rhtool.results.statistics import standard_error
 from rhtool.rl.discriminator import Features, Scores, pairs
 from rhtool.rl.policy import Interface, Policy, interface_of
 from rhtool.rl.runner import Rollout
@@ -91,7 +92,7 @@ def returns(steps: Rollout, mask: Tensor) -> dict[str, float]:
     metrics = {}
     for reward in ("true", "proxy"):
         metrics[f"{reward}/return"] = float(counted[reward].mean())
-        metrics[f"{reward}/return_se"] = _standard_error(counted[reward])
+        metrics[f"{reward}/return_se"] = standard_error(counted[reward])
     relation = correlation(steps.proxy[mask].numpy(), steps.true[mask].numpy())
     return {
         **metrics,
@@ -278,6 +279,34 @@ def exact(env: Env, policy: Policy, base: Policy | None, over: str = "state_acti
     return metrics | {"exact/bound": gap.return_bound, "exact/worst_case": gap.max_min_bound}
 
 
+def describe(rollout: Rollout) -> dict[str, float]:
+    """Returns of the episodes that ended in a rollout, and the correlation of the two rewards over its steps."""
+    metrics = {"correlation": correlation(rollout.proxy.numpy(), rollout.true.numpy()).r}
+    if len(rollout.episodes["length"]):
+        means = {key: float(values.mean()) for key, values in rollout.episodes.items()}
+        metrics |= {f"{reward}/return": means[reward] for reward in ("true", "proxy")}
+        metrics |= {"episode/length": means["length"]} | {k: v for k, v in means.items() if k.startswith("env/")}
+    return metrics
+
+
+def estimates(
+    divergence: Divergence, scores: Tensor | None, base_scores: Tensor | None, rewards: Tensor | None = None
+) -> dict[str, float]:
+    """`divergence/<name>` of what the scores of `divergence`'s discriminator, (N,) and (M,), and the standardised rewards
+    (N, K) can say."""
+    measures = (KL(), Chi2(), SqrtChi2()) if scores is not None and divergence.scores_are_log_ratios else ()
+    named = {_name(d): d for d in (divergence, *measures)}
+    return {f"divergence/{name}": d.estimate(scores, d_base=base_scores, rewards=rewards) for name, d in named.items()}
+
+
+def worst_case(current: Rollout, base: Correlation, chi2: float | None) -> dict[str, float]:
+    """`hacking/worst_case` of a rollout from chi2 and the moments under the base policy; empty where the theory has none."""
+    if chi2 is None or not base.r > 0:
+        return {}
+    gain = float(current.proxy.mean()) - base.proxy_mean
+    return {"hacking/worst_case": max_min_bound(gain, chi2, base.r, base.proxy_std, base.true_std)}
+
+
 def write_parquet(path: Path, steps: Rollout, mask: Tensor) -> None:
     """Rollouts as a table, a row per env step of the episodes that count, in the order of episodes and then of time.
 
@@ -307,10 +336,6 @@ def write_parquet(path: Path, steps: Rollout, mask: Tensor) -> None:
     )
     path.parent.mkdir(parents=True, exist_ok=True)
     pq.write_table(table, path)
-
-
-def _standard_error(values: np.ndarray) -> float:
-    return float(values.std(ddof=1) / len(values) ** 0.5) if len(values) > 1 else float("nan")
 
 
 def _lists(rows: Tensor) -> Any:

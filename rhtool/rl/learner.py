@@ -23,6 +23,7 @@ from torch import Tensor
 from rhtool.divergences import Divergence
 from rhtool.errors import RhtoolError
 from rhtool.rl.modules import DiscriminatorModule, PolicyModule
+from rhtool.rl.process import precision
 
 
 class OrpoConfig(AlgorithmConfig):
@@ -38,6 +39,10 @@ class OrpoConfig(AlgorithmConfig):
         """whose discriminator loss is minimised"""
         self.initial: dict[str, dict[str, Tensor]] = {}
         """weights with which modules start, by module"""
+        self.device: torch.device = torch.device("cpu")
+        """where a learner in this process computes; a remote one has what Ray gives it"""
+        self.tf32: bool = False
+        """see `precision`"""
 
 
 class OrpoLearner(TorchLearner):
@@ -45,6 +50,7 @@ class OrpoLearner(TorchLearner):
 
     def build(self) -> None:
         """Make modules and optimisers, from the configured seed."""
+        precision(self.config.tf32)
         torch.manual_seed(self.config.seed_)
         super().build()
         # A stream per module, so that training a discriminator leaves the policy's minibatches as they are without one.
@@ -54,6 +60,11 @@ class OrpoLearner(TorchLearner):
         }
         for name, weights in self.config.initial.items():
             self.module[name].unwrapped().load_state_dict(weights)
+
+    def _make_module(self) -> Any:
+        if not self.config.num_learners:
+            self._device = self.config.device
+        return super()._make_module()
 
     def configure_optimizers_for_module(self, module_id: str, config: AlgorithmConfig | None = None) -> None:
         """One fused Adam per module; `update` sets its learning rate."""
@@ -150,7 +161,7 @@ class OrpoLearner(TorchLearner):
         names = list(self.module.keys())
         return {
             "weights": {n: self.weights(n) for n in names},
-            "optimizers": {n: _adam_state(self.get_optimizer(n)) for n in names},
+            "optimizers": {n: adam_state(self.get_optimizer(n)) for n in names},
             "generators": {n: self.generators[n].get_state() for n in names},
         }
 
@@ -158,7 +169,7 @@ class OrpoLearner(TorchLearner):
         """The inverse of `snapshot`."""
         for name, weights in state["weights"].items():
             self.module[name].unwrapped().load_state_dict(weights)
-            _set_adam_state(self.get_optimizer(name), state["optimizers"][name])
+            set_adam_state(self.get_optimizer(name), state["optimizers"][name])
             self.generators[name].set_state(state["generators"][name])
 
 
@@ -173,6 +184,7 @@ class Updater:
         hidden: its hidden layers.
         config: what the learners must know.
         learners: 0 for one in this process, else remote ones.
+        gpus: of each remote learner.
     """
 
     def __init__(
@@ -191,9 +203,9 @@ class Updater:
             specs[f"discriminator_{i}"] = RLModuleSpec(
                 DiscriminatorModule, *spaces, model_config={"inputs": features, "hidden": list(hidden)}
             )
-        config.learners(learner_class=OrpoLearner)
         self.learners = learners
-        config.learners(num_learners=learners, num_gpus_per_learner=gpus)
+        # RLlib asks Ray which GPU to use, and by asking would start it: a learner in this process is told by `config.device`.
+        config.learners(learner_class=OrpoLearner, num_learners=learners, num_gpus_per_learner=gpus if learners else 0)
         if learners:
             from rhtool.rl.sampler import start_ray
 
@@ -235,12 +247,14 @@ class Updater:
         return getattr(results[0], "get", lambda: results[0])()
 
 
-def _adam_state(optimizer: torch.optim.Adam) -> dict[str, Any]:
+def adam_state(optimizer: torch.optim.Adam) -> dict[str, Any]:
+    """Steps and moments by the parameter's number, copied to the CPU."""
     moments = optimizer.state_dict()["state"]
     return {str(i): {key: torch.as_tensor(value).cpu().clone() for key, value in m.items()} for i, m in moments.items()}
 
 
-def _set_adam_state(optimizer: torch.optim.Adam, state: dict[str, Any]) -> None:
+def set_adam_state(optimizer: torch.optim.Adam, state: dict[str, Any]) -> None:
+    """The inverse of `adam_state`."""
     groups = optimizer.state_dict()["param_groups"]
     optimizer.load_state_dict({"state": {int(i): m for i, m in state.items()}, "param_groups": groups})
 

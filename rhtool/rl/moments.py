@@ -21,11 +21,8 @@ class Moments:
     """
 
     def __init__(self) -> None:
-        self.count, self.mean, self.scatter = (
-            0,
-            torch.zeros(0, dtype=torch.float64),
-            torch.zeros(0, dtype=torch.float64),
-        )
+        self.count, empty = 0, torch.zeros(0, dtype=torch.float64)
+        self.mean, self.scatter = empty, empty
 
     def add(self, rewards: Tensor) -> None:
         """More transitions, (N, C); N > 0."""

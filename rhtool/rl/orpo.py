@@ -13,20 +13,19 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from rhtool.divergences import KL, Chi2, Divergence, NoDivergence, SqrtChi2
-from rhtool.errors import ConfigError
-from rhtool.hacking import Correlation, correlation, max_min_bound
+from rhtool.divergences import KL, Chi2, NoDivergence
+from rhtool.errors import ConfigError, RhtoolError
+from rhtool.hacking import correlation
 from rhtool.rl.discriminator import Features, Scores, pairs
-from rhtool.rl.evaluation import rollout, stream
+from rhtool.rl.evaluation import describe, estimates, rollout, stream, worst_case
 from rhtool.rl.learner import OrpoConfig, Updater
 from rhtool.rl.moments import Moments
 from rhtool.rl.policy import Policy, interface_of
 from rhtool.rl.ppo import Loss, advantages
-from rhtool.rl.process import accelerator, together
+from rhtool.rl.process import accelerator, gpus_per_learner, together
 from rhtool.rl.runner import Rollout
 from rhtool.rl.sampler import Sampler
 from rhtool.run import AUTO, Run
-from rhtool.schema import option_name
 
 
 class Orpo:
@@ -53,11 +52,7 @@ class Orpo:
                 "raise task.lanes, or change task.base_share: each policy needs a lane",
             )
 
-        gpus = float(torch.cuda.is_available()) if task.gpus is None else task.gpus
-        if gpus and not torch.cuda.is_available():
-            raise ConfigError(
-                f"{gpus:g} GPUs per learner, and there is none", "task.gpus", "leave it out, or set it to 0"
-            )
+        gpus = gpus_per_learner(task.gpus, task.learners)
         self.device = accelerator() if gpus and not task.learners else torch.device("cpu")
 
         torch.manual_seed(run.seed)
@@ -84,6 +79,7 @@ class Orpo:
 
         config = OrpoConfig()
         config.seed_, config.grad_clip, config.divergence = run.seed, task.grad_clip, self.divergence
+        config.device, config.tf32 = self.device, task.tf32
         config.loss = Loss(self.policy.distribution, task.clip, task.vf_coeff, task.vf_clip, self.divergence)
         config.initial = {"policy": bases[0].weights} if task.init_from_base else {}
         self.updater = Updater(
@@ -108,7 +104,7 @@ class Orpo:
         # 1. Sample both policies.
         current, base_features = self._sample()
         self.steps += current.rewards.numel()
-        self.total_steps += current.rewards.numel() + sum(len(f) for f in base_features)
+        self.total_steps += current.rewards.numel()
         metrics = {"steps": self.steps, "steps/total": self.total_steps, **describe(current)}
         clock.lap(metrics, "time/sample_s")
 
@@ -162,6 +158,7 @@ class Orpo:
         rollout = self.base_samplers[i].sample(steps)
         features = self.features(rollout)
         self.moments[i].add(self._rewards(rollout, features))
+        self.total_steps += len(features)
         return features
 
     def _rewards(self, rollout: Rollout, features: Tensor) -> Tensor:
@@ -291,6 +288,12 @@ class Orpo:
         steps, mask = rollout(env, self.bases[0], task.episodes, stream(run.seed, 1), lanes=task.evaluation_lanes)
         seen = correlation(steps.proxy[mask].numpy(), steps.true[mask].numpy())
         r = seen.r if task.correlation is None else task.correlation
+        if task.correlation is None and r > 1 - 1e-9:
+            raise RhtoolError(
+                f"nowhere in {task.episodes} episodes of the base policy did the proxy differ from the true reward: coeff would be 0",
+                "coeff=auto",
+                "raise task.episodes, or say by task.correlation what you assume",
+            )
         return self.divergence.theoretical_coeff(r, seen.proxy_std * env.proxy_scale, env)
 
     def _weight(self, base: int) -> float:
@@ -359,34 +362,6 @@ class Orpo:
         for sampler in (self.sampler, *self.base_samplers):
             sampler.close()
         self.updater.close()
-
-
-def describe(rollout: Rollout) -> dict[str, float]:
-    """Returns of the episodes that ended in a rollout, and the correlation of the two rewards over its steps."""
-    metrics = {"correlation": correlation(rollout.proxy.numpy(), rollout.true.numpy()).r}
-    if len(rollout.episodes["length"]):
-        means = {key: float(values.mean()) for key, values in rollout.episodes.items()}
-        metrics |= {f"{reward}/return": means[reward] for reward in ("true", "proxy")}
-        metrics |= {"episode/length": means["length"]} | {k: v for k, v in means.items() if k.startswith("env/")}
-    return metrics
-
-
-def estimates(
-    divergence: Divergence, scores: Tensor | None, base_scores: Tensor | None, rewards: Tensor | None = None
-) -> dict[str, float]:
-    """`divergence/<name>` of what the scores of `divergence`'s discriminator, (N,) and (M,), and the standardised rewards
-    (N, K) can say."""
-    measures = (KL(), Chi2(), SqrtChi2()) if scores is not None and divergence.scores_are_log_ratios else ()
-    named = {option_name(type(d)): d for d in (divergence, *measures)}
-    return {f"divergence/{name}": d.estimate(scores, d_base=base_scores, rewards=rewards) for name, d in named.items()}
-
-
-def worst_case(current: Rollout, base: Correlation, chi2: float | None) -> dict[str, float]:
-    """`hacking/worst_case` of a rollout from chi2 and the moments under the base policy; empty where the theory has none."""
-    if chi2 is None or not base.r > 0:
-        return {}
-    gain = float(current.proxy.mean()) - base.proxy_mean
-    return {"hacking/worst_case": max_min_bound(gain, chi2, base.r, base.proxy_std, base.true_std)}
 
 
 def scheduled(schedule: list[list[float]] | None, value: float, steps: int) -> float:

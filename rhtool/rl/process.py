@@ -10,6 +10,8 @@ from typing import Any
 
 import torch
 
+from rhtool.errors import ConfigError
+
 
 def set_up(threads: int) -> None:
     """Give torch `threads` threads, and have glibc keep freed memory for the next minibatch.
@@ -18,14 +20,31 @@ def set_up(threads: int) -> None:
     training steps went there. Elsewhere than on glibc that part does nothing.
     """
     torch.set_num_threads(threads)
+    precision(tf32=False)
     if sys.platform == "linux" and hasattr(libc := ctypes.CDLL(None), "mallopt"):
         for parameter, value in ((M_MMAP_MAX, 0), (M_TRIM_THRESHOLD, 2**31 - 1), (M_TOP_PAD, 64 << 20)):
             libc.mallopt(parameter, value)
 
 
+def precision(tf32: bool) -> None:
+    """Whether products on a GPU have TF32's 10 bits instead of float32's 23, those of cuDNN's LSTM too, whose default it is."""
+    torch.set_float32_matmul_precision("high" if tf32 else "highest")
+    torch.backends.cudnn.allow_tf32 = tf32
+
+
 def accelerator() -> torch.device:
     """The GPU if this process sees one, else the CPU."""
     return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+
+
+def gpus_per_learner(asked: float | None, learners: int) -> float:
+    """As asked; None: one if there is one for each of `learners` (0: the one in this process). Raises `ConfigError` if there
+    is none at all."""
+    there = torch.cuda.device_count()
+    gpus = float(there >= max(learners, 1)) if asked is None else asked
+    if gpus and not there:
+        raise ConfigError(f"{gpus:g} GPUs per learner, and there is none", "task.gpus", "leave it out, or set it to 0")
+    return gpus
 
 
 def together(first: Callable[[], Any], second: Callable[[], Any], threads: int) -> tuple[Any, Any]:

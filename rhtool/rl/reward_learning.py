@@ -23,6 +23,7 @@ from torch import Tensor, nn
 from rhtool.envs.learned import SLOPE, RewardModel, described
 from rhtool.errors import RhtoolError
 from rhtool.hacking import correlation
+from rhtool.rl.learner import adam_state, set_adam_state
 from rhtool.rl.policy import Interface
 from rhtool.rl.runner import Rollout
 from rhtool.run import Run
@@ -182,7 +183,7 @@ class RewardLearning:
         self.scale = task.rationality / (spread if task.unit == "std" else 1.0)
         """rationality / unit"""
         held = round(task.validation * task.preferences) if len(validation) > 1 else 0
-        count = max(task.preferences - round(task.validation * task.preferences), 1)
+        count = max(task.preferences - held, 1)
         self.training = draw(segments, training, count, self.scale, task.label_noise, rng)
         self.validation = draw(segments, validation, held, self.scale, task.label_noise, rng) if held else None
         with torch.random.fork_rng(devices=[]):
@@ -267,12 +268,11 @@ class RewardLearning:
 
     def get_state(self) -> dict[str, Any]:
         """Everything the next pass depends on; segments and preferences come from the seed."""
-        moments = self.optimizer.state_dict()["state"]
         return {
             "weights": self._weights(),
             "best_weights": self.best_weights,
             "best": self.best,
-            "optimizer": {str(i): {k: torch.as_tensor(v).clone() for k, v in m.items()} for i, m in moments.items()},
+            "optimizer": adam_state(self.optimizer),
             "generator": self.generator.get_state(),
             "counts": [self.steps, self.passes],
         }
@@ -281,10 +281,7 @@ class RewardLearning:
         """The inverse of `get_state`."""
         self.network.load_state_dict(state["weights"])
         self.best, self.best_weights = state["best"], state["best_weights"]
-        groups = self.optimizer.state_dict()["param_groups"]
-        self.optimizer.load_state_dict(
-            {"state": {int(i): m for i, m in state["optimizer"].items()}, "param_groups": groups}
-        )
+        set_adam_state(self.optimizer, state["optimizer"])
         self.generator.set_state(torch.as_tensor(state["generator"]))
         self.steps, self.passes = state["counts"]
 

@@ -27,7 +27,10 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-FREE = ("training.", "cloning.", "base_policy", "reward_fun", "reward_std", "reward_mean")
+FREE = (
+    *("training.", "cloning.", "base_policy", "reward_fun", "reward_model"),
+    *("reward_std", "reward_mean", "proxy_scale", "true_scale"),
+)
 """fields of an environment in which a policy's own may differ from the one in which it is judged"""
 
 
@@ -139,6 +142,8 @@ class Detect(Task):
         import numpy as np
         import pandas as pd
 
+        from rhtool.results.statistics import standard_error
+
         of_trusted = work.trusted_returns()
         lowest = min(of_trusted, key=np.mean)
         limit = min(float(np.quantile(returns, self.episode_quantile)) for returns in of_trusted)
@@ -166,6 +171,8 @@ class Detect(Task):
     def anomalous(self, true: np.ndarray, trusted: np.ndarray) -> bool:
         """Whether a policy with these true returns (E,) has less than the trusted one with these (F,): definition 4.2 of
         arXiv 2403.03185, beyond what the sampling of episodes explains."""
+        from rhtool.results.statistics import standard_error
+
         if self.label_below is not None:
             return bool(true.mean() < self.label_below)
         noise = math.hypot(standard_error(true), standard_error(trusted))
@@ -264,11 +271,6 @@ def draw(policies: pd.DataFrame, directory: Path) -> None:
         save(figure, directory / "roc.png")
     means = [name for name in names if not name.endswith(("_max", "_range"))]
     save(detection.draw_scores(policies, means), directory / "scores.png")
-
-
-def standard_error(values: np.ndarray) -> float:
-    """Of a mean (E,); NaN of fewer than two values."""
-    return float(values.std(ddof=1) / len(values) ** 0.5) if len(values) > 1 else math.nan
 
 
 def is_policy(path: str) -> bool:

@@ -58,10 +58,10 @@ class Orpo(Training, Task):
     learners: int = 0
     """remote learners (DDP); 0: this process learns"""
     gpus: float | None = None
-    """GPUs per learner; null: one if there is one. Of this process's learner the policies are on it too, when they act and when
+    """GPUs per learner; null: one if there is one for each. Of this process's learner the policies are on it too, when they act and when
     they are scored"""
     tf32: bool = False
-    """on a GPU, matrix products with TF32's 10 bits instead of float32's 23"""
+    """on a GPU, products with TF32's 10 bits instead of float32's 23"""
     threads: int = 1
     """torch threads of this process"""
     exact: bool = True
@@ -124,6 +124,14 @@ class Orpo(Training, Task):
                 raise ConfigError(
                     "the theory is of occupancy measures", "coeff=auto", "use divergence.over=state_action"
                 )
+            if run.env.reward_fun == "true":
+                raise ConfigError(
+                    "the theory is of a proxy, and this is trained on the true reward", "coeff=auto", "give a number"
+                )
+            if self.coeff_schedule:
+                raise ConfigError(
+                    "a coeff that is measured has no schedule", "task.coeff_schedule", "leave it out, or give a coeff"
+                )
             # Whether it has a theory: at a correlation for which every one says something.
             run.divergence.theoretical_coeff(0.5, 1.0, run.env)
         if self.correlation is not None and not (run.coeff == AUTO and 0 < self.correlation <= 1):
@@ -158,8 +166,6 @@ class Orpo(Training, Task):
 
     def run(self, run: Run) -> dict[str, float]:
         """Train, evaluate, compare with the base policy."""
-        import torch
-
         from rhtool.rl import evaluation
         from rhtool.rl.orpo import Orpo as Algorithm
         from rhtool.rl.policy import Policy
@@ -170,7 +176,6 @@ class Orpo(Training, Task):
         bases = [Policy.load_for(run.env, path) for path in paths] if self.needs_base(run) else []
         away = run.coeff != AUTO and run.coeff * (self.base_weights[0] if self.base_weights else 1.0) < 0
         base = self.reference(run) if away or not bases else bases[0].copy()
-        torch.set_float32_matmul_precision("high" if self.tf32 else "highest")
         work = Algorithm(run, bases)
         try:
             for _ in run.loop(work, self.iterations):
@@ -191,6 +196,8 @@ class Orpo(Training, Task):
                 shown=self.discriminator_obs,
             ),
         }
+        if run.coeff == AUTO:
+            metrics["penalty/coeff"] = work.coeff
         return metrics | hacking_along(run.path, metrics)
 
 

@@ -310,7 +310,7 @@ def test_without_diagnostics_there_is_no_table_of_them(tmp_path):
 
 def test_a_measured_coeff_is_a_method_of_its_own(tmp_path):
     for seed in range(3):
-        measured = theory(**{"hacking/coeff": 0.7 + 0.1 * seed})
+        measured = theory(**{"penalty/coeff": 0.7 + 0.1 * seed})
         write_run(tmp_path, coeff="auto", seed=seed, metrics=returns(8, 8, **measured))
         write_run(tmp_path, coeff=0.1, seed=seed, metrics=returns(7, 8))
         write_run(tmp_path, coeff=0.2, seed=seed, metrics=returns(6, 8))
