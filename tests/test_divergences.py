@@ -529,7 +529,7 @@ def test_base_confidence_pays_the_base_policys_entropy():
     probs = np.array([[0.5, 0.5], [0.9, 0.1]])
     penalty = ALL["base_confidence"]().penalty(torch.zeros(2), base=Categorical(torch.tensor(probs)))
     assert penalty.numpy() == pytest.approx([scipy.stats.entropy(p) for p in probs])
-    assert ALL["base_confidence"]().estimate(torch.zeros(2), Categorical(torch.tensor(probs))) == pytest.approx(
+    assert ALL["base_confidence"]().estimate(torch.zeros(2), base=Categorical(torch.tensor(probs))) == pytest.approx(
         penalty.mean().item()
     )
     with pytest.raises(RhtoolError, match="base"):

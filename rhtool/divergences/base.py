@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from rhtool.errors import ConfigError, RhtoolError
 from rhtool.schema import choice, option_name
@@ -73,31 +73,20 @@ class Divergence:
     def after_update(self, module: nn.Module) -> None:
         """What is done to the discriminator in place after its update; here nothing."""
 
-    def penalty(
-        self,
-        d: Tensor,
-        base: Distribution | None = None,
-        d_base: Tensor | None = None,
-        rewards: Tensor | None = None,
-    ) -> Tensor:
+    def penalty(self, d: Tensor, **seen: Any) -> Tensor:
         """What each step pays, (N,), before `coeff` and `scale`; its mean estimates the divergence.
 
-        `d` (N,) are the scores of the policy's transitions, `base` the base policy's action distributions (batch (N,))
-        at their states, `d_base` (M,) the scores of the base policy's transitions, `rewards` (N, K) the standardised
-        rewards of the policy's transitions: under the base policy each has mean 0 and variance 1, and any two
-        correlation 0. The first is the proxy; others are there if the divergence `needs_terms`.
+        `d` (N,) are the scores of the policy's transitions. `seen` is what else there is, of which a divergence takes by
+        name what it needs: `base`, the base policy's action distributions (batch (N,)) at the policy's states; `d_base`
+        (M,), the scores of the base policy's transitions; `rewards` (N, K), the standardised rewards of the policy's
+        transitions: under the base policy each has mean 0 and variance 1, and any two correlation 0. The first is the
+        proxy; others are there if the divergence `needs_terms`.
         """
         raise self._lacks("penalty from scores")
 
-    def estimate(
-        self,
-        d: Tensor,
-        base: Distribution | None = None,
-        d_base: Tensor | None = None,
-        rewards: Tensor | None = None,
-    ) -> float:
+    def estimate(self, d: Tensor, **seen: Any) -> float:
         """The divergence estimated from the arguments of `penalty`, in its own unit."""
-        return mean(self.penalty(d, base, d_base, rewards)).item()
+        return mean(self.penalty(d, **seen)).item()
 
     def between(self, p: Distribution, q: Distribution) -> Tensor:
         """D(p || q) of each state, (batch,), differentiable in the parameters of both.

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from rhtool.divergences.base import Divergence, expm1_straight, mean, probabilities
 from rhtool.divergences.pair import Pair
@@ -27,13 +27,7 @@ class NoDivergence(Divergence):
     def needs_discriminator(self) -> bool:
         return False
 
-    def penalty(
-        self,
-        d: Tensor,
-        base: Distribution | None = None,
-        d_base: Tensor | None = None,
-        rewards: Tensor | None = None,
-    ) -> Tensor:
+    def penalty(self, d: Tensor, **seen: Any) -> Tensor:
         return d.new_zeros(d.shape)
 
     def between(self, p: Distribution, q: Distribution) -> Tensor:
@@ -64,13 +58,7 @@ class KL(Divergence):
         """The size of a step's proxy reward (code README: KL coefficients are per-step rewards)."""
         return env.reward_mean
 
-    def penalty(
-        self,
-        d: Tensor,
-        base: Distribution | None = None,
-        d_base: Tensor | None = None,
-        rewards: Tensor | None = None,
-    ) -> Tensor:
+    def penalty(self, d: Tensor, **seen: Any) -> Tensor:
         return d
 
     def between(self, p: Distribution, q: Distribution) -> Tensor:
@@ -106,13 +94,7 @@ class Chi2(Divergence):
         if not 0 <= self.trim < 0.5:
             raise ConfigError(f"trim={self.trim} leaves nothing of a mean", "divergence.trim", "0 <= trim < 0.5")
 
-    def penalty(
-        self,
-        d: Tensor,
-        base: Distribution | None = None,
-        d_base: Tensor | None = None,
-        rewards: Tensor | None = None,
-    ) -> Tensor:
+    def penalty(self, d: Tensor, **seen: Any) -> Tensor:
         return d.clamp(-self.score_clip, self.score_clip).expm1()
 
     def trimmed(self, d: Tensor) -> Tensor:
@@ -121,14 +103,7 @@ class Chi2(Divergence):
         drop = int(self.trim * len(x))
         return mean(x[drop : len(x) - drop])
 
-    def estimate(
-        self,
-        d: Tensor,
-        base: Distribution | None = None,
-        d_base: Tensor | None = None,
-        rewards: Tensor | None = None,
-        trimmed: bool = False,
-    ) -> float:
+    def estimate(self, d: Tensor, trimmed: bool = False, **seen: Any) -> float:
         """Mean of e^d - 1, plain or `trimmed`; negative if the discriminator errs the other way."""
         return (self.trimmed(d) if trimmed else mean(Chi2.penalty(self, d))).item()
 
@@ -182,25 +157,12 @@ class SqrtChi2(Chi2):
 
         return theoretical_coeff(sigma, r) / self.scale(env)
 
-    def penalty(
-        self,
-        d: Tensor,
-        base: Distribution | None = None,
-        d_base: Tensor | None = None,
-        rewards: Tensor | None = None,
-    ) -> Tensor:
+    def penalty(self, d: Tensor, **seen: Any) -> Tensor:
         """(e^d - 1) / sqrt(m), m = `trimmed(d)`, and e^d - 1 if m is not above zero, as only noise makes it."""
         m = self.trimmed(d)
         return super().penalty(d) / (m.sqrt() if m > 0 else 1.0)
 
-    def estimate(
-        self,
-        d: Tensor,
-        base: Distribution | None = None,
-        d_base: Tensor | None = None,
-        rewards: Tensor | None = None,
-        trimmed: bool = False,
-    ) -> float:
+    def estimate(self, d: Tensor, trimmed: bool = False, **seen: Any) -> float:
         """sqrt of the mean of e^d - 1, plain or `trimmed`, and 0 if that is below zero."""
         return max(super().estimate(d, trimmed=trimmed), 0.0) ** 0.5
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from rhtool.divergences.base import Divergence, expm1_straight, mean, probabilities
 from rhtool.divergences.pair import Pair, tv_normal
@@ -33,22 +33,10 @@ class TV(Divergence):
         size = mean(d_current.square()) + mean(d_base.square())
         return mean(d_base.tanh()) - mean(d_current.tanh()) + self.score_l2 * size
 
-    def penalty(
-        self,
-        d: Tensor,
-        base: Distribution | None = None,
-        d_base: Tensor | None = None,
-        rewards: Tensor | None = None,
-    ) -> Tensor:
+    def penalty(self, d: Tensor, **seen: Any) -> Tensor:
         return d.sign()
 
-    def estimate(
-        self,
-        d: Tensor,
-        base: Distribution | None = None,
-        d_base: Tensor | None = None,
-        rewards: Tensor | None = None,
-    ) -> float:
+    def estimate(self, d: Tensor, d_base: Tensor | None = None, **seen: Any) -> float:
         """1/2 (E_pi sign(d) - E_base sign(d)), at most TV; without `d_base` E_pi sign(d), as the paper's code logs."""
         if d_base is None:
             return super().estimate(d)
@@ -86,13 +74,7 @@ class Gail(Divergence):
     log_ratio_clip: float = 10.0
     """beyond this log-ratio a sequence's exponential goes on as a straight line"""
 
-    def penalty(
-        self,
-        d: Tensor,
-        base: Distribution | None = None,
-        d_base: Tensor | None = None,
-        rewards: Tensor | None = None,
-    ) -> Tensor:
+    def penalty(self, d: Tensor, **seen: Any) -> Tensor:
         """log 2 - log(1 + e^-d)."""
         import math
 
@@ -100,13 +82,7 @@ class Gail(Divergence):
 
         return math.log(2) - softplus(-d)
 
-    def estimate(
-        self,
-        d: Tensor,
-        base: Distribution | None = None,
-        d_base: Tensor | None = None,
-        rewards: Tensor | None = None,
-    ) -> float:
+    def estimate(self, d: Tensor, d_base: Tensor | None = None, **seen: Any) -> float:
         """2 JS, at least as the discriminator bounds it; without `d_base` its first term, KL(pi || m)."""
         # The penalty of -d is that of the two policies in exchanged roles.
         return (mean(self.penalty(d)) + (0.0 if d_base is None else mean(self.penalty(-d_base)))).item()
@@ -175,13 +151,7 @@ class Wasserstein(Divergence):
             for parameter in module.parameters():
                 parameter.data.clamp_(-self.weight_clip, self.weight_clip)
 
-    def penalty(
-        self,
-        d: Tensor,
-        base: Distribution | None = None,
-        d_base: Tensor | None = None,
-        rewards: Tensor | None = None,
-    ) -> Tensor:
+    def penalty(self, d: Tensor, base: Distribution | None = None, d_base: Tensor | None = None, **seen: Any) -> Tensor:
         """d, or d - E_base d with `center`, for which `d_base` is needed."""
         if not self.center:
             return d
@@ -189,13 +159,7 @@ class Wasserstein(Divergence):
             raise self._lacks("centre without the base policy's scores", "pass d_base, or set divergence.center=false")
         return d - mean(d_base)
 
-    def estimate(
-        self,
-        d: Tensor,
-        base: Distribution | None = None,
-        d_base: Tensor | None = None,
-        rewards: Tensor | None = None,
-    ) -> float:
+    def estimate(self, d: Tensor, d_base: Tensor | None = None, **seen: Any) -> float:
         """E_pi d - E_base d; without `d_base` E_pi d, as the paper's code logs, which the loss leaves undetermined."""
         return (mean(d) - (0.0 if d_base is None else mean(d_base))).item()
 
@@ -245,13 +209,7 @@ class BaseConfidence(Divergence):
     def needs_discriminator(self) -> bool:
         return False
 
-    def penalty(
-        self,
-        d: Tensor,
-        base: Distribution | None = None,
-        d_base: Tensor | None = None,
-        rewards: Tensor | None = None,
-    ) -> Tensor:
+    def penalty(self, d: Tensor, base: Distribution | None = None, **seen: Any) -> Tensor:
         if base is None:
             raise self._lacks("penalty without the base policy's action distributions", "pass base")
         return base.entropy()

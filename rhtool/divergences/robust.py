@@ -15,7 +15,7 @@ mu_base to mu_pi when the proxy has explained its part: it needs the proxy, and 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from rhtool.divergences.base import Divergence, mean
 from rhtool.divergences.measures import Chi2
@@ -25,7 +25,6 @@ from rhtool.schema import choice
 if TYPE_CHECKING:
     import numpy as np
     from torch import Tensor
-    from torch.distributions import Distribution
 
     from rhtool.envs.base import Env
 
@@ -59,13 +58,7 @@ class MaxMin(Divergence):
         """sigma sqrt(1 - r^2) / r, in the unit of `coeff`."""
         return _theory(r, sigma) / self.scale(env)
 
-    def penalty(
-        self,
-        d: Tensor,
-        base: Distribution | None = None,
-        d_base: Tensor | None = None,
-        rewards: Tensor | None = None,
-    ) -> Tensor:
+    def penalty(self, d: Tensor, rewards: Tensor | None = None, **seen: Any) -> Tensor:
         """(e^d - 1 - x Rn) / sqrt(max(m - x^2, floor)), m the trimmed mean of e^d - 1 and x the mean of Rn.
 
         Where the estimates have x^2 > `explained` m, which the scores of a discriminator that lags behind have, x is
@@ -76,13 +69,7 @@ class MaxMin(Divergence):
         x = x.sign() * x.abs().minimum((self.explained * m).sqrt())
         return (self._chi2.penalty(d) - x * proxy.to(d.dtype)) / (m - x.square()).clamp(min=self.floor).sqrt()
 
-    def estimate(
-        self,
-        d: Tensor,
-        base: Distribution | None = None,
-        d_base: Tensor | None = None,
-        rewards: Tensor | None = None,
-    ) -> float:
+    def estimate(self, d: Tensor, rewards: Tensor | None = None, **seen: Any) -> float:
         """sqrt(max(chi2 - x^2, 0)), from the plain means of e^d - 1 and of Rn."""
         return max(self._chi2.estimate(d) - mean(self._proxy(rewards)).item() ** 2, 0.0) ** 0.5
 
@@ -137,25 +124,13 @@ class LinearMaxMin(Divergence):
         """sigma sqrt(1 - r^2) / r, in the unit of `coeff`."""
         return _theory(r, sigma) / self.scale(env)
 
-    def penalty(
-        self,
-        d: Tensor | None,
-        base: Distribution | None = None,
-        d_base: Tensor | None = None,
-        rewards: Tensor | None = None,
-    ) -> Tensor:
+    def penalty(self, d: Tensor | None, rewards: Tensor | None = None, **seen: Any) -> Tensor:
         """sum_k>1 z_k Z_k / sqrt(max(sum_k>1 z_k^2, floor)), float32; `d` is not looked at."""
         terms = self._terms(rewards)
         z = terms.mean(0)
         return ((terms @ z) / z.square().sum().clamp(min=self.floor).sqrt()).float()
 
-    def estimate(
-        self,
-        d: Tensor | None,
-        base: Distribution | None = None,
-        d_base: Tensor | None = None,
-        rewards: Tensor | None = None,
-    ) -> float:
+    def estimate(self, d: Tensor | None, rewards: Tensor | None = None, **seen: Any) -> float:
         """sqrt(sum_k>1 z_k^2), which noise makes larger: by (K - 1) / N in the square for N independent steps."""
         return self._terms(rewards).mean(0).norm().item()
 

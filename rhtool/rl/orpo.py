@@ -294,7 +294,8 @@ class Orpo:
                 "coeff=auto",
                 "raise task.episodes, or say by task.correlation what you assume",
             )
-        return self.divergence.theoretical_coeff(r, seen.proxy_std * env.proxy_scale, env)
+        sigma = task.reward_weight * env.proxy_scale * seen.proxy_std
+        return self.divergence.theoretical_coeff(r, sigma, env)
 
     def _weight(self, base: int) -> float:
         return self.task.base_weights[base] if self.task.base_weights else 1.0

@@ -105,7 +105,7 @@ class Orpo(Training, Task):
             raise ConfigError(
                 "split is the chain rule of KL", "task.split", "use divergence=kl divergence.over=state_action"
             )
-        if self.reward_weight == 0 and run.coeff == 0:
+        if self.reward_weight == 0 and run.coeff in (0, AUTO):
             raise ConfigError(
                 "nothing is left to learn: neither reward nor penalty counts",
                 "task.reward_weight",
