@@ -63,7 +63,7 @@ def test_flags_keep_their_values(in_process: Callable) -> None:
         ("+task.nope=1", "+task.nope", "task.nope=1"),
         ("~task.lr", "~task.lr", "task.lr"),
         ("coeff=0,1", "", "-m"),
-        ("-m coeff=0,abc", "coeff", "float"),
+        ("-m coeff=0,abc", "coeff", "auto"),
         ("-m env=tomato,tomto", "env=tomto", "tomato"),
         ("-m task.mode=fast,fsat", "task.mode", "fast"),
         ("-m seed=0,1 task.iteratons=3", "task.iteratons", "task.iterations"),
@@ -97,7 +97,7 @@ def test_a_mistake_costs_three_lines_and_leaves_nothing(in_process: Callable, li
 def test_a_mistake_ends_the_process_with_two(rhtool: CommandLine) -> None:
     done = rhtool("task=counter coeff=0,abc -m")
     assert (done.returncode, done.stdout, below(rhtool.cwd)) == (2, "", [])
-    assert done.stderr.splitlines()[1:] == ["  where: coeff", "  mend:  it takes a value of type float"]
+    assert done.stderr.splitlines()[1:] == ["  where: coeff", "  mend:  give a number, like 0.1, or auto"]
 
 
 def test_developers_can_have_the_traceback(rhtool: CommandLine) -> None:
