@@ -6,6 +6,7 @@ Plain PPO is the case `divergence=none`, and coefficient 0 gives the same policy
 
 from __future__ import annotations
 
+import logging
 import time
 from typing import Any
 
@@ -27,6 +28,8 @@ from rhtool.rl.runner import Rollout
 from rhtool.rl.sampler import Sampler
 from rhtool.run import AUTO, Run
 from rhtool.schema import option_name
+
+log = logging.getLogger(__name__)
 
 
 class Orpo:
@@ -291,7 +294,15 @@ class Orpo:
         steps, mask = rollout(env, self.bases[0], task.episodes, stream(run.seed, 1), lanes=task.evaluation_lanes)
         seen = correlation(steps.proxy[mask].numpy(), steps.true[mask].numpy())
         r = seen.r if task.correlation is None else task.correlation
-        return self.divergence.theoretical_coeff(r, seen.proxy_std * env.proxy_scale, env)
+        coeff = self.divergence.theoretical_coeff(r, seen.proxy_std * env.proxy_scale, env)
+        log.info("coeff=auto: %.4g, for r = %.4g and sigma = %.4g", coeff, r, seen.proxy_std)
+        if task.correlation is None and r > 1 - 1e-9:
+            log.warning(
+                "coeff=auto is 0, the policy is not regularised: in %d episodes of the base policy the proxy never departs "
+                "from the true reward (r = 1). Take more (task.episodes), or give the r that you assume (task.correlation=0.5).",
+                task.episodes,
+            )
+        return coeff
 
     def _weight(self, base: int) -> float:
         return self.task.base_weights[base] if self.task.base_weights else 1.0

@@ -233,6 +233,16 @@ def test_coeff_auto_is_what_the_evaluation_at_the_end_finds():
     assert given == pytest.approx(0.8 * found["base/sigma/proxy"] / 0.05)
 
 
+def test_coeff_auto_warns_where_it_does_not_regularise(make, caplog, tmp_path):
+    """Without a bucket the proxy is the true reward: r = 1, and a coeff of 0."""
+    (board := tmp_path / "board.txt").write_text("#####\n#A.T#\n#T.T#\n#####\n")
+    words = "divergence=sqrt_chi2", "coeff=auto", f"env.board={board}"
+    assert make(*words).iteration()["penalty/coeff"] == pytest.approx(0, abs=1e-6)
+    assert "not regularised" in caplog.text and "task.correlation" in caplog.text
+    caplog.clear()
+    assert make(*words, "task.correlation=0.6").iteration()["penalty/coeff"] > 0 and not caplog.text
+
+
 @pytest.mark.parametrize(
     "overrides",
     [
