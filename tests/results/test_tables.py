@@ -10,6 +10,7 @@ import pytest
 from rich.console import Console
 from synthetic import paper_like, returns, write_run
 
+from rhtool.progress import diagnosis
 from rhtool.results import tables
 from rhtool.results.cells import Keys, sections
 from rhtool.results.rows import read
@@ -327,3 +328,15 @@ def test_a_measured_coeff_is_a_method_of_its_own(tmp_path):
     said, finish = tables.unfinished(section)
     assert said == ["sqrt_chi2, coeff=auto seed=3, 4: failed (E: x)"]
     assert finish == ["rhtool -m task=orpo env=tomato divergence=sqrt_chi2 coeff=auto seed=3,4"]
+
+
+def test_the_line_of_diagnostics_says_how_the_bound_did():
+    metrics = theory(**{"base/correlation": 0.56, "divergence/sqrt_chi2": 2.0})
+    said = diagnosis(metrics)
+    assert said.startswith(
+        "hacking: r 0.56  sigma 0.04  theory 0.8  sqrt_chi2 2  gain 0.01  bound -0.02 (held)  drop 0.5  onset -"
+    )
+    assert "bound 0.02 (missed, within the error)" in diagnosis(metrics | {"hacking/bound": 0.02})
+    assert "(not held)" in diagnosis(metrics | {"hacking/bound": 0.02, "hacking/bound_holds": 0})
+    without = {key: value for key, value in metrics.items() if key not in ("hacking/bound", "hacking/bound_holds")}
+    assert "bound" not in diagnosis(without) and diagnosis({"true/return": 1.0}) == ""
