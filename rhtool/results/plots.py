@@ -29,11 +29,11 @@ from rhtool.results.tables import interval_name
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-# Okabe and Ito's colours, which the colour-blind tell apart; three of Tol's muted ones for further divergences.
+# Okabe and Ito's colours, which the colour-blind tell apart; Tol's muted ones for further divergences.
 COLOURS = dict(
     zip(
         DIVERGENCES,
-        ("#444444", "#0072B2", "#009E73", "#D55E00", "#CC79A7", "#56B4E9", "#8C6D00", "#882255"),
+        ("#444444", "#0072B2", "#009E73", "#D55E00", "#CC79A7", "#56B4E9", "#8C6D00", "#882255", "#117733", "#AA4499"),
         strict=True,
     )
 )

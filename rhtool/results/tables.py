@@ -189,7 +189,7 @@ def diagnostics(section: Section, keys: Keys) -> tuple[list[str], list[list[str]
     """The header and the rows of the table of `THEORY`, a row per cell; both empty where no run has any `hacking/…`.
 
     Numbers are the chosen statistic over the seeds that have one. `held?` counts the seeds in which the bound held, of
-    those that have one; so does `onset` those in which hacking set in, where these are not all.
+    those that have one; so does `onset` those in which hacking set in, where these are not all. Empty columns are left out.
     """
     done = [cell.runs[cell.runs.status == "done"] for cell in section.cells]
     if not any(np.isfinite(column(runs, key)).any() for runs in done for key in THEORY.values() if "hacking" in key):
@@ -204,6 +204,7 @@ def diagnostics(section: Section, keys: Keys) -> tuple[list[str], list[list[str]
                 columns[name][i] = f"{np.nansum(column(runs, key)):.0f}/{e.n}"
             elif name == "onset" and 0 < e.n < len(runs):
                 columns[name][i] += f" ({e.n}/{len(runs)})"
+    columns = {name: values for name, values in columns.items() if set(values) - {"-"}}
     rows = [
         [cell.label, _coeff(cell), *values]
         for cell, *values in zip(section.cells, *columns.values(), strict=True)
@@ -218,8 +219,9 @@ def diagnostics_note() -> str:
         "r and sigma: correlation of the rewards and standard deviation of the proxy under the base policy; theory: the "
         "coeff of Theorem 5.1, sigma sqrt(1 - r^2) in the unit of coeff; sqrt_chi2: the divergence spent; gain and "
         "bound: true reward per step above the base policy's, and what the theorem guarantees of it; held?: seeds in "
-        "which it did; drop: peak of the true return in training less its value at the proxy's peak; onset: first step "
-        "from which the true return stays below the base policy's while the proxy is above (in how many seeds)."
+        "which it did, two standard errors of the gains allowed; drop: peak of the true return in training less its "
+        "value at the proxy's peak; onset: first step from which the true return stays below the base policy's while the "
+        "proxy is above (in how many seeds)."
     )
 
 
