@@ -49,8 +49,10 @@ class Union(BasicSweeper):
             key = override.get_key_element()
             wanted = {_values(job)[key] for job in _product([override])}
             found, kept = kept, [job for job in kept if _values(job).get(key) in wanted]
-            if not kept:
-                values = dict.fromkeys(str(_values(job)[key]) for job in found if key in _values(job))
+            unknown = wanted - {_values(job).get(key) for job in lines}  # one typo among several values
+            if unknown or not kept:
+                among = lines if unknown else found
+                values = dict.fromkeys(str(_values(job)[key]) for job in among if key in _values(job))
                 mend = f"choose of {', '.join(values)}" if values else "leave it out"
                 raise ConfigError("the experiment has no such run", override.input_line, f"{mend}, or leave out -m")
         common = _product([o for o in overrides if o.get_key_element() not in swept])

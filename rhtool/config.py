@@ -346,7 +346,8 @@ def _explanation(error: Exception) -> ConfigError:
         return ConfigError(
             f"'{error.override}' is not an override",
             error.override,
-            "write key=value, with a value that has spaces or brackets in quotes: \"key='a b'\"",
+            "write key=value, with a value that has spaces or brackets in quotes, in a list every one that has =: "
+            "\"key='a b'\", \"key=['a=1','b']\"",
         )
     if isinstance(error, MissingConfigException) and error.options is not None:
         group, _, option = (error.missing_cfg_file or "").rpartition("/")

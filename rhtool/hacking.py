@@ -174,34 +174,70 @@ def course(
     return drop, float(steps[first]) if first < len(steps) else math.nan
 
 
-def diagnostics(metrics: dict[str, float], env: Env) -> dict[str, float]:
-    """`hacking/…` of an evaluation with a base policy: the theory's coefficient, theorem 5.1 and the worst case over rewards
-    of the same correlation, with what was estimated.
+DIAGNOSTICS = {
+    "r": "hacking/r",
+    "sigma": "hacking/sigma",
+    "theory": "hacking/coeff",
+    "sqrt_chi2": "hacking/sqrt_chi2",
+    "gain": "hacking/gain",
+    "bound": "hacking/bound",
+    "held?": "hacking/bound_holds",
+    "worst case": "hacking/worst_case",
+    "drop": "hacking/drop",
+    "onset": "hacking/onset_step",
+}
+"""{how tables call a diagnostic: its metric}"""
+EXACT = {
+    "hacking/r": "exact/correlation",
+    "hacking/sigma": "exact/sigma/proxy",
+    "hacking/sqrt_chi2": "exact/divergence/sqrt_chi2",
+    "hacking/gain": "exact/gain",
+    "hacking/bound": "exact/bound",
+    "hacking/bound_holds": "exact/bound_holds",
+    "hacking/worst_case": "exact/worst_case",
+}
+"""{diagnostic: the metric that is its exact value}"""
 
-    The bound counts as held if the gain misses it by no more than two standard errors of both gains; NaN if these are, as of
-    one episode. Absent where the theory says nothing: the correlation is not above zero, or a reward is constant.
+
+def diagnostics(metrics: dict[str, float], env: Env) -> dict[str, float]:
+    """`hacking/…` of an evaluation with a base policy: what theorem 5.1 speaks of, what it says, the worst case over rewards
+    of the same correlation, and the theory's coefficient; exact where the environment is tabular, else of estimates.
+
+    Of estimates the bound counts as held if the gain misses it by no more than two standard errors of both gains; NaN if
+    these are, as of one episode. What the theory says is absent where it says nothing: the correlation is not above zero,
+    or a reward is constant.
     """
+    if "exact/gain" in metrics:
+        found = {name: metrics[key] for name, key in EXACT.items() if key in metrics}
+    else:
+        found = _estimated(metrics)
+    if (r := found["hacking/r"]) > 0:
+        found["hacking/coeff"] = theoretical_coeff(env.proxy_scale * found["hacking/sigma"], r) / env.reward_std
+    return found
+
+
+def _estimated(metrics: dict[str, float]) -> dict[str, float]:
+    """Those of `EXACT` from sampled returns and an estimated chi2."""
     r, sigma_proxy, sigma_true = (metrics[f"base/{key}"] for key in ("correlation", "sigma/proxy", "sigma/true"))
     proxy_gain, gain = (metrics[f"mean/{reward}"] - metrics[f"base/mean/{reward}"] for reward in ("proxy", "true"))
+    chi2 = metrics["divergence/chi2"]
 
     def error(reward: str) -> float:
         """Standard error of the gain per step."""
         parts = (metrics[f"{who}{reward}/return_se"] / metrics[f"{who}episode/length"] for who in ("", "base/"))
         return math.hypot(*parts)
 
-    found = {"hacking/gain": gain}
-    if r > 0:
-        slope = sigma_true / (r * sigma_proxy)
-        known = proxy_gain, metrics["divergence/chi2"], r, sigma_proxy, sigma_true
-        bound = return_bound(*known)
-        slack = 2 * math.hypot(error("true"), slope * error("proxy"))
-        found |= {
-            "hacking/coeff": theoretical_coeff(sigma_proxy * env.proxy_scale, r) / env.reward_std,
-            "hacking/bound": bound,
-            "hacking/worst_case": max_min_bound(*known),
-            "hacking/bound_holds": float(gain >= bound - slack) if slack == slack else math.nan,
-        }
-    return found
+    found = {"hacking/r": r, "hacking/sigma": sigma_proxy, "hacking/sqrt_chi2": max(chi2, 0.0) ** 0.5}
+    found["hacking/gain"] = gain
+    if not r > 0:
+        return found
+    bound = return_bound(proxy_gain, chi2, r, sigma_proxy, sigma_true)
+    slack = 2 * math.hypot(error("true"), sigma_true / (r * sigma_proxy) * error("proxy"))
+    return found | {
+        "hacking/bound": bound,
+        "hacking/bound_holds": float(gain >= bound - slack) if slack == slack else math.nan,
+        "hacking/worst_case": max_min_bound(proxy_gain, chi2, r, sigma_proxy, sigma_true),
+    }
 
 
 def _check(r: float, *sigmas: float) -> None:

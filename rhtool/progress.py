@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import math
 import sys
 import time
 from typing import Any
 
+from rhtool.hacking import DIAGNOSTICS
+
 PLAIN_EVERY = 30.0
 """seconds between plain lines"""
+REWARD_MODEL = ("rm/validation_agreement", "rm/correlation", "rm/proxy_correlation")
 
 
 class Progress:
@@ -75,8 +79,29 @@ def headline(metrics: dict[str, Any]) -> str:
         key = next((k for k in (f"{word}/return", word) if k in metrics), None)
         chosen |= {word: metrics[key]} if key else {}
     chosen |= {k.removeprefix("divergence/"): v for k, v in metrics.items() if k.startswith("divergence/")}
+    chosen = chosen or {k.removeprefix("rm/"): metrics[k] for k in REWARD_MODEL if k in metrics}
     return "".join(
         f"{word} {value:.4g}  " for word, value in list(chosen.items())[:3] if isinstance(value, int | float)
+    )
+
+
+def diagnosis(metrics: dict[str, Any]) -> str:
+    """The diagnostics of hacking of an evaluation, as `task=report` calls them; empty where there are none:
+    `"hacking: r 0.56  sigma 0.04  theory 0.83  sqrt_chi2 2  gain 0.03  bound -0.01 (held)  drop 0.1  onset -"`. "missed, within the
+    error" is a bound above the gain by less than the two standard errors that `hacking/bound_holds` allows."""
+    if "hacking/gain" not in metrics:
+        return ""
+
+    def write(name: str, key: str) -> str:
+        value = metrics.get(key)
+        said = f"{value:.4g}" if isinstance(value, int | float) and math.isfinite(value) else "-"
+        if name == "bound" and said != "-":
+            held = "held" if metrics["hacking/gain"] >= value else "missed, within the error"
+            said += f" ({held if metrics['hacking/bound_holds'] else 'not held'})"
+        return f"{name} {said}"
+
+    return "hacking: " + "  ".join(
+        write(name, key) for name, key in DIAGNOSTICS.items() if key in metrics and name != "held?"
     )
 
 

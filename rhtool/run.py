@@ -39,7 +39,7 @@ from rhtool.errors import ConfigError, RhtoolError
 from rhtool.identity import changes, digest, groups, identity, inputs
 from rhtool.locks import LOCK, lock, under_way
 from rhtool.loggers import Csv, Logger, NoLogger
-from rhtool.progress import Progress, headline
+from rhtool.progress import Progress, diagnosis, headline
 from rhtool.records import PROVENANCE, RESULT, SCHEMA, provenance_of, result_of, set_aside
 from rhtool.schema import check_choices, check_numbers, incidental, option_name
 from rhtool.signals import Signals, Stopped
@@ -295,6 +295,8 @@ class Run:
                 raise
             self._progress.close()
             self._progress.line(f"done  {self.name}  {headline(metrics)}{result['seconds']:.0f} s  {self.path}")
+            if said := diagnosis(metrics):
+                self._progress.line(f"      {said}")
         self._signals.obey()  # one that came while the result was written
         return result
 

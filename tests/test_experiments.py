@@ -75,6 +75,8 @@ def test_one_run_of_it_is_in_the_same_directory(table: Callable) -> None:
 def test_what_it_does_not_hold_is_said(in_process: Callable) -> None:
     code, _, said = in_process("experiment=methods -m divergence=kl coeff=0.1")
     assert code == 2 and "where: coeff=0.1" in said and "choose of 0.5, 5" in said
+    code, _, said = in_process("experiment=methods -m divergence=none,sqrt_ch2")  # one typo of two
+    assert code == 2 and "where: divergence=none,sqrt_ch2" in said and "choose of none, sqrt_chi2, kl" in said
     code, _, said = in_process("experiment=method -m")
     assert code == 2 and "did you mean 'methods'" in said
     assert not Path("outputs").exists()

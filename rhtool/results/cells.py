@@ -16,7 +16,18 @@ from rhtool.results.commands import AUTO
 from rhtool.results.rows import COLUMNS, METHOD, STATUSES
 from rhtool.results.statistics import Estimate, estimate, improvement
 
-DIVERGENCES = ("none", "kl", "chi2", "sqrt_chi2", "tv", "wasserstein", "base_confidence", "max_min")
+DIVERGENCES = (
+    "none",
+    "kl",
+    "chi2",
+    "sqrt_chi2",
+    "tv",
+    "wasserstein",
+    "base_confidence",
+    "max_min",
+    "linear_max_min",
+    "gail",
+)
 """the order in which methods are listed; others follow by name"""
 ON_TRUE = "env.reward_fun=true"
 """the override that makes a run an upper reference: it was trained on the true reward"""

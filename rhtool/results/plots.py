@@ -29,11 +29,11 @@ from rhtool.results.tables import interval_name
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-# Okabe and Ito's colours, which the colour-blind tell apart; three of Tol's muted ones for further divergences.
+# Okabe and Ito's colours, which the colour-blind tell apart; Tol's muted ones for further divergences.
 COLOURS = dict(
     zip(
         DIVERGENCES,
-        ("#444444", "#0072B2", "#009E73", "#D55E00", "#CC79A7", "#56B4E9", "#8C6D00", "#882255"),
+        ("#444444", "#0072B2", "#009E73", "#D55E00", "#CC79A7", "#56B4E9", "#8C6D00", "#882255", "#117733", "#AA4499"),
         strict=True,
     )
 )
@@ -42,6 +42,8 @@ REFERENCE = "#7A7A7A"
 INK = "#222222"
 LINE = 3.6
 """inches of a line of learning curves"""
+TITLE = 56
+"""letters that fit above a panel"""
 LEADER = 12
 """points from its mark at which a label needs a leader"""
 CROWDED = 24
@@ -113,7 +115,9 @@ def _panels(found: list[Section], keys: Keys, x_key: str, x: str, x_label: str) 
             (section.base.get("proxy", Estimate()) if x == "proxy" else Estimate(0.0, n=1)),
         )
         _scatter(axes, section, keys, x_key, x, base[1], base[0], handles)
-        axes.set_title(section.title, loc="left", fontsize=11, fontweight="bold", color=INK)
+        title = section.title  # a path in it would run into the next panel
+        title = title if len(title) <= TITLE else f"{title[: TITLE // 2]}…{title[-(TITLE // 2) :]}"
+        axes.set_title(title, loc="left", fontsize=11, fontweight="bold", color=INK)
         axes.set_xlabel(x_label + _note(axes, "x"), fontsize=9.5)
         if i % columns == 0:
             axes.set_ylabel(keys.true.replace("true/return", "true return") + _note(axes, "y"), fontsize=9.5)

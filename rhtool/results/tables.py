@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pandas as pd
 
+from rhtool.hacking import DIAGNOSTICS
 from rhtool.results.cells import Cell, Keys, Section, by_seed, column, metrics
 from rhtool.results.commands import AUTO, commands
 from rhtool.results.rows import STATUSES
@@ -23,20 +24,8 @@ NAMES = {"iqm": "IQM", "median": "median"}
 BEST = "*"
 ENV = "env/"
 """what the keys of the metrics begin with that an environment reports of its own"""
-THEORY = {
-    "r": "base/correlation",
-    "sigma": "base/sigma/proxy",
-    "theory": "hacking/coeff",
-    "sqrt_chi2": "divergence/sqrt_chi2",
-    "gain": "hacking/gain",
-    "bound": "hacking/bound",
-    "held?": "hacking/bound_holds",
-    "drop": "hacking/drop",
-    "onset": "hacking/onset_step",
-}
-"""{column of the table of diagnostics: its metric}"""
 OWN = "the environment's own metrics, mean over seeds"
-DIAGNOSTICS = "diagnostics of hacking"
+HACKING = "diagnostics of hacking"
 DOCS = Path(__file__).resolve().parents[2] / "docs"
 """the documentation in a checkout; an installed package has none"""
 
@@ -186,16 +175,16 @@ def own_note(section: Section) -> str:
 
 
 def diagnostics(section: Section, keys: Keys) -> tuple[list[str], list[list[str]]]:
-    """The header and the rows of the table of `THEORY`, a row per cell; both empty where no run has any `hacking/…`.
+    """The header and the rows of the table of `hacking.DIAGNOSTICS`, a row per cell; both empty where no run has any `hacking/…`.
 
     Numbers are the chosen statistic over the seeds that have one. `held?` counts the seeds in which the bound held, of
-    those that have one; so does `onset` those in which hacking set in, where these are not all.
+    those that have one; so does `onset` those in which hacking set in, where these are not all. Empty columns are left out.
     """
     done = [cell.runs[cell.runs.status == "done"] for cell in section.cells]
-    if not any(np.isfinite(column(runs, key)).any() for runs in done for key in THEORY.values() if "hacking" in key):
+    if not any(np.isfinite(column(runs, key)).any() for runs in done for key in DIAGNOSTICS.values()):
         return [], []
     columns: dict[str, list[str]] = {}
-    for name, key in THEORY.items():
+    for name, key in DIAGNOSTICS.items():
         found = [estimate(column(runs, key), keys.statistic, resamples=0) for runs in done]
         write = "{:,.0f}".format if name == "onset" else formatter(e.value for e in found)
         columns[name] = [write(e.value) if e.n else "-" for e in found]
@@ -204,6 +193,7 @@ def diagnostics(section: Section, keys: Keys) -> tuple[list[str], list[list[str]
                 columns[name][i] = f"{np.nansum(column(runs, key)):.0f}/{e.n}"
             elif name == "onset" and 0 < e.n < len(runs):
                 columns[name][i] += f" ({e.n}/{len(runs)})"
+    columns = {name: values for name, values in columns.items() if set(values) - {"-"}}
     rows = [
         [cell.label, _coeff(cell), *values]
         for cell, *values in zip(section.cells, *columns.values(), strict=True)
@@ -218,8 +208,10 @@ def diagnostics_note() -> str:
         "r and sigma: correlation of the rewards and standard deviation of the proxy under the base policy; theory: the "
         "coeff of Theorem 5.1, sigma sqrt(1 - r^2) in the unit of coeff; sqrt_chi2: the divergence spent; gain and "
         "bound: true reward per step above the base policy's, and what the theorem guarantees of it; held?: seeds in "
-        "which it did; drop: peak of the true return in training less its value at the proxy's peak; onset: first step "
-        "from which the true return stays below the base policy's while the proxy is above (in how many seeds)."
+        "which it did, two standard errors of the gains allowed where they are estimates; worst case: the least gain over "
+        "all true rewards of this correlation; drop: peak of the true return in training less its "
+        "value at the proxy's peak; onset: first step from which the true return stays below the base policy's while the "
+        "proxy is above (in how many seeds)."
     )
 
 
@@ -235,7 +227,7 @@ def _mean(values: np.ndarray) -> float:
 def _more(section: Section, keys: Keys) -> list[tuple[str, tuple[list[str], list[list[str]]], str]]:
     """`(title, (header, rows), note)` of a section's further tables, those that have rows."""
     found = [
-        (DIAGNOSTICS, diagnostics(section, keys), diagnostics_note()),
+        (HACKING, diagnostics(section, keys), diagnostics_note()),
         (OWN, own_texts(section), own_note(section)),
     ]
     return [(f"{section.title}: {title}", table, note) for title, table, note in found if table[1]]

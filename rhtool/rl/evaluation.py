@@ -52,8 +52,8 @@ def evaluate(
         metrics |= estimated_divergences(
             policy, base, current, reference, interface_of(env), over, shown, seed, explore
         )
-        metrics |= diagnostics(metrics, env)
-    return metrics | (exact(env, policy, base, over) if exactly and explore else {})
+    metrics |= exact(env, policy, base, over) if exactly and explore else {}
+    return metrics if base is None else metrics | diagnostics(metrics, env)
 
 
 def stream(seed: int, which: int) -> int:

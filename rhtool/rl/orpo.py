@@ -6,6 +6,7 @@ Plain PPO is the case `divergence=none`, and coefficient 0 gives the same policy
 
 from __future__ import annotations
 
+import logging
 import time
 from typing import Any
 
@@ -17,7 +18,7 @@ from rhtool.divergences import KL, Chi2, NoDivergence
 from rhtool.errors import ConfigError, RhtoolError
 from rhtool.hacking import correlation
 from rhtool.rl.discriminator import Features, Scores, pairs
-from rhtool.rl.evaluation import describe, estimates, rollout, stream, worst_case
+from rhtool.rl.evaluation import describe, estimates, exact, rollout, stream, worst_case
 from rhtool.rl.learner import OrpoConfig, Updater
 from rhtool.rl.moments import Moments
 from rhtool.rl.policy import Policy, interface_of
@@ -26,6 +27,8 @@ from rhtool.rl.process import accelerator, gpus_per_learner, together
 from rhtool.rl.runner import Rollout
 from rhtool.rl.sampler import Sampler
 from rhtool.run import AUTO, Run
+
+log = logging.getLogger(__name__)
 
 
 class Orpo:
@@ -284,18 +287,23 @@ class Orpo:
 
     def _theoretical_coeff(self) -> float:
         """What the theory says of the base policy's rewards: those that the evaluation at the end measures."""
-        env, task, run = self.run.env, self.task, self.run
-        steps, mask = rollout(env, self.bases[0], task.episodes, stream(run.seed, 1), lanes=task.evaluation_lanes)
-        seen = correlation(steps.proxy[mask].numpy(), steps.true[mask].numpy())
-        r = seen.r if task.correlation is None else task.correlation
+        env, task, base = self.run.env, self.task, self.bases[0]
+        if known := exact(env, base, base) if task.exact else {}:
+            r, sigma = known["exact/correlation"], known["exact/sigma/proxy"]
+        else:
+            steps, mask = rollout(env, base, task.episodes, stream(self.run.seed, 1), lanes=task.evaluation_lanes)
+            seen = correlation(steps.proxy[mask].numpy(), steps.true[mask].numpy())
+            r, sigma = seen.r, seen.proxy_std
         if task.correlation is None and r > 1 - 1e-9:
             raise RhtoolError(
-                f"nowhere in {task.episodes} episodes of the base policy did the proxy differ from the true reward: coeff would be 0",
+                f"nowhere that the base policy went ({task.episodes} episodes) did the proxy differ from the true reward: coeff would be 0",
                 "coeff=auto",
                 "raise task.episodes, or say by task.correlation what you assume",
             )
-        sigma = task.reward_weight * env.proxy_scale * seen.proxy_std
-        return self.divergence.theoretical_coeff(r, sigma, env)
+        r = r if task.correlation is None else task.correlation
+        coeff = self.divergence.theoretical_coeff(r, task.reward_weight * env.proxy_scale * sigma, env)
+        log.info("coeff=auto: %.4g, for r = %.4g and sigma = %.4g", coeff, r, sigma)
+        return coeff
 
     def _weight(self, base: int) -> float:
         return self.task.base_weights[base] if self.task.base_weights else 1.0

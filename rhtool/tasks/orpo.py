@@ -134,12 +134,13 @@ class Orpo(Training, Task):
                 )
             # Whether it has a theory: at a correlation for which every one says something.
             run.divergence.theoretical_coeff(0.5, 1.0, run.env)
-        if self.correlation is not None and not (run.coeff == AUTO and 0 < self.correlation <= 1):
-            raise ConfigError(
-                f"{self.correlation} is the correlation for coeff=auto alone, and 0 < correlation <= 1",
-                "task.correlation",
-                "add coeff=auto, or leave task.correlation out",
-            )
+        if self.correlation is not None:
+            if run.coeff != AUTO:
+                mend = "add coeff=auto, or leave task.correlation out"
+                raise ConfigError("the correlation counts for coeff=auto alone", "task.correlation", mend)
+            if not 0 < self.correlation <= 1:
+                mend = "give a number above 0 and at most 1, like 0.5"
+                raise ConfigError(f"{self.correlation} is not the correlation of a proxy", "task.correlation", mend)
         for name in ("lr_schedule", "entropy_schedule", "kl_coeff_schedule", "coeff_schedule"):
             check_schedule(getattr(self, name), f"task.{name}")
         if self.divergence_target is not None:

@@ -63,6 +63,10 @@ class Report(Task):
                             f"no run has the {name} '{word}'", f"task.{name}", nearest(word, set(rows[name]))
                         )
                 rows = rows[rows[name].isin(wanted)].reset_index(drop=True)
+        # Of a task none of whose finished runs measured a return (a reward model, a detection) there is nothing to sum up.
+        of_task = rows.groupby("task")
+        silent = of_task[self.true_metric].transform("count") == 0 if self.true_metric in rows else False
+        rows = rows[~(silent & (rows.status == "done"))].reset_index(drop=True)
         for field in ("true_metric", "proxy_metric"):
             if (rows.status == "done").any() and getattr(self, field) not in metrics(rows):
                 mend = nearest(getattr(self, field), metrics(rows)) if metrics(rows) else make

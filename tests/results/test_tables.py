@@ -10,6 +10,7 @@ import pytest
 from rich.console import Console
 from synthetic import paper_like, returns, write_run
 
+from rhtool.progress import diagnosis
 from rhtool.results import tables
 from rhtool.results.cells import Keys, sections
 from rhtool.results.rows import read
@@ -259,7 +260,14 @@ def test_many_metrics_are_shown_in_tables_that_fit(tmp_path):
 
 
 def theory(**more):
-    known = {"base/sigma/proxy": 0.04, "hacking/coeff": 0.8, "hacking/gain": 0.01, "hacking/bound": -0.02}
+    known = {
+        "hacking/r": 0.9,
+        "hacking/sigma": 0.04,
+        "hacking/sqrt_chi2": 1.315,
+        "hacking/coeff": 0.8,
+        "hacking/gain": 0.01,
+        "hacking/bound": -0.02,
+    }
     return known | {"hacking/bound_holds": 1, "hacking/drop": 0.5, "hacking/onset_step": None} | more
 
 
@@ -290,8 +298,7 @@ def test_diagnostics_have_a_table_of_their_own(tmp_path):
             "0.5000",
             "60,000 (2/3)",
         ],
-        ["sqrt_chi2", "0.1*", "0.9000", "0.04000", "0.8000", "1.000", "0.01000", "-0.02000", "3/3", "0.5000", "-"],
-        ["sqrt_chi2", "0.2", "0.9000", "-", "-", "0.815", "-", "-", "-", "-", "-"],
+        ["sqrt_chi2", "0.1*", "0.9000", "0.04000", "0.8000", "1.315", "0.01000", "-0.02000", "3/3", "0.5000", "-"],
     ]
     text = tables.markdown([section], keys)
     assert "### tomato (orpo): diagnostics of hacking" in text and "| 2/3 | 0.5000 | 60,000 (2/3) |" in text
@@ -327,3 +334,15 @@ def test_a_measured_coeff_is_a_method_of_its_own(tmp_path):
     said, finish = tables.unfinished(section)
     assert said == ["sqrt_chi2, coeff=auto seed=3, 4: failed (E: x)"]
     assert finish == ["rhtool -m task=orpo env=tomato divergence=sqrt_chi2 coeff=auto seed=3,4"]
+
+
+def test_the_line_of_diagnostics_says_how_the_bound_did():
+    metrics = theory(**{"hacking/r": 0.56, "hacking/sqrt_chi2": 2.0})
+    said = diagnosis(metrics)
+    assert said.startswith(
+        "hacking: r 0.56  sigma 0.04  theory 0.8  sqrt_chi2 2  gain 0.01  bound -0.02 (held)  drop 0.5  onset -"
+    )
+    assert "bound 0.02 (missed, within the error)" in diagnosis(metrics | {"hacking/bound": 0.02})
+    assert "(not held)" in diagnosis(metrics | {"hacking/bound": 0.02, "hacking/bound_holds": 0})
+    without = {key: value for key, value in metrics.items() if key not in ("hacking/bound", "hacking/bound_holds")}
+    assert "bound" not in diagnosis(without) and diagnosis({"true/return": 1.0}) == ""

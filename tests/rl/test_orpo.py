@@ -8,6 +8,7 @@ import pytest
 from rhtool.checkpoints import Checkpoints
 from rhtool.config import compose
 from rhtool.errors import ConfigError, RhtoolError
+from rhtool.hacking import theoretical_coeff
 from rhtool.rl import evaluation
 from rhtool.rl.orpo import Orpo, scheduled
 from rhtool.rl.policy import Policy
@@ -227,23 +228,28 @@ def test_sampling_both_policies_at_the_same_time_changes_nothing(make, options):
 
 
 def test_coeff_auto_is_what_the_evaluation_at_the_end_finds():
-    """On the paper's board, with its base policy, which now and then steps onto the bucket."""
+    """On the paper's board, with its base policy, which now and then steps onto the bucket; exactly, and from samples."""
 
     def start(*overrides):
         small = ("task.batch=640", "task.lanes=32", "task.hidden=[8]", "task.epochs=1", "task.episodes=400")
         run = compose("task=orpo", "env=tomato", "divergence=sqrt_chi2", "coeff=auto", *small, *overrides)
         return Orpo(run, [Policy.load(run.env.base_policy_path())])
 
-    work = start("env.reward_std=0.01")  # a unit five times smaller than elsewhere
+    work = start("env.reward_std=0.01", "task.exact=false")  # a unit five times smaller than elsewhere
     charged = work.iteration()["penalty/coeff"]
     seed = evaluation.stream(work.run.seed, 1)
     found = evaluation.returns(*evaluation.rollout(work.run.env, work.bases[0], 400, seed))
     r, sigma = found["correlation"], found["sigma/proxy"]
     assert 0 < r < 1 and charged == pytest.approx(sigma * (1 - r * r) ** 0.5 / 0.01)
-    given = start("task.correlation=0.6").iteration()["penalty/coeff"]
-    assert given == pytest.approx(0.8 * sigma / 0.05)
-    with pytest.raises(RhtoolError, match="nowhere in 10 episodes"):  # it would be 0
-        start("task.episodes=10").iteration()
+    base = work.bases[0]
+    known = evaluation.exact(work.run.env, base, base)
+    expected = theoretical_coeff(known["exact/sigma/proxy"], known["exact/correlation"]) / 0.05
+    assert start().iteration()["penalty/coeff"] == pytest.approx(expected)
+    assert expected == pytest.approx(charged / 5, rel=0.2)
+    given = start("task.correlation=0.6", "task.reward_weight=2").iteration()["penalty/coeff"]
+    assert given == pytest.approx(2 * 0.8 * known["exact/sigma/proxy"] / 0.05)
+    with pytest.raises(RhtoolError, match="did the proxy differ"):  # it would be 0
+        start("task.episodes=10", "task.exact=false").iteration()
 
 
 @pytest.mark.parametrize(
