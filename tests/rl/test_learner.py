@@ -99,10 +99,14 @@ def test_two_remote_learners_take_the_step_of_one():
         # Shares of 49 and 48 rows, in three minibatches each: nobody waits for a minibatch that does not come.
         uneven = remote.update("discriminator_0", pairs(97), num_epochs=1, minibatch_size=33, lr=1e-3)
         assert uneven["discriminator/loss"] == pytest.approx(2 * np.log(2), abs=0.05)
-        again = updater(seed=5, learners=2)
-        again.set_state(remote.get_state())
-        assert close(again.weights("policy"), remote.weights("policy"), atol=0, rtol=0)
-        again.close()
+        # States travel both ways.
+        there = remote.get_state()
+        remote.set_state(updater(seed=5).get_state())
+        here.set_state(there)
+        assert close(remote.weights("policy"), updater(seed=5).weights("policy"), atol=0, rtol=0)
+        assert not close(remote.weights("policy"), here.weights("policy"), atol=1e-2)
+        for name, weights in there["weights"].items():
+            assert close(here.weights(name), weights, atol=0, rtol=0)
     finally:
         remote.close()
         ray.shutdown()
