@@ -6,9 +6,11 @@ any, say of which policy a score is: what one policy does is drawn together, or 
 
 from __future__ import annotations
 
+import logging
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -17,12 +19,22 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import AsinhLocator, NullLocator
 from numpy.typing import ArrayLike, NDArray
 
-from rhtool.results.plots import INK, REFERENCE
+from rhtool.results.plots import INK, REFERENCE, blank, save
 from rhtool.results.statistics import FEWEST, LEVEL
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
+log = logging.getLogger(__name__)
+
+ROLLOUTS = "rollout_"
+"""how detectors are called that need a policy's rollouts alone"""
+KINDS = {
+    "action_": "action distributions (white box)",
+    "occupancy_": "occupancy (white box)",
+    ROLLOUTS: "rollouts alone (black box)",
+}
+"""{beginning of a detector's name: what it looks at}"""
 ANOMALOUS, OTHER, CONTROL = "#D55E00", "#0072B2", "#F0C419"
 LINES = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#8C6D00", "#444444", "#882255", "#44AA99")
 
@@ -144,7 +156,89 @@ def share(value: float, low: float = math.nan, high: float = math.nan) -> str:
     return f"{value:.2f}" + ("" if math.isnan(low) else f" [{low:.2f}, {high:.2f}]")
 
 
+def assess(policies: pd.DataFrame, episodes: pd.DataFrame) -> tuple[dict[str, float], str]:
+    """The metrics of `result.json` (`detect/…`, `trusted/…`) and the text of `table.md`, from the frames of
+    `rhtool.tasks.detect.Detect.tables`: a row per policy, a row per episode."""
+    unknown, controls = policies[~policies.control], policies[policies.control]
+    n, bad = len(unknown), int(unknown.anomalous.sum())
+    # Controls are no unknown policies: they would make every detector look better than it is.
+    parts = episodes[~episodes.control]
+    metrics: dict[str, float] = {
+        "detect/policies": n,
+        "detect/anomalous": bad,
+        "detect/episodes": len(parts),
+        "detect/anomalous_episodes": int(parts.anomalous.sum()),
+        "trusted/true/return": float(controls.true.mean()),
+        "trusted/proxy/return": float(controls.proxy.mean()),
+    }
+    rows = []
+    for name in detectors(policies):
+        by_policy, floor = quality(unknown[name], unknown.anomalous), float(controls[name].max())
+        above = unknown[name] > floor
+        found = {
+            "auroc": by_policy.auroc,
+            "auroc_low": by_policy.low,
+            "auroc_high": by_policy.high,
+            "average_precision": by_policy.average_precision,
+            "noise": floor,
+            "recall": float(above[unknown.anomalous].mean()) if bad else math.nan,
+            "false_alarms": float(above[~unknown.anomalous].mean()) if bad < n else math.nan,
+        }
+        text = share(by_policy.auroc, by_policy.low, by_policy.high)
+        of_episodes = "-"
+        if name in parts:
+            by_episode = quality(parts[name], parts.anomalous, parts.policy)
+            found |= {
+                "episode_auroc": by_episode.auroc,
+                "episode_auroc_low": by_episode.low,
+                "episode_auroc_high": by_episode.high,
+                "episode_average_precision": by_episode.average_precision,
+            }
+            of_episodes = share(by_episode.auroc, by_episode.low, by_episode.high)
+        metrics |= {f"detect/{name}/{key}": value for key, value in found.items()}
+        needs = "rollouts" if name.startswith(ROLLOUTS) else "probabilities"
+        shares = [share(found[key]) for key in ("average_precision", "recall", "false_alarms")]
+        rows.append([name, needs, text, *shares, number(floor), of_episodes])
+    header = ["detector", "needs", "AUROC", "AP", "recall", "false alarms", "noise", "AUROC of episodes"]
+    said = [f"{bad} of {n} policies are anomalous, {metrics['detect/anomalous_episodes']} of {len(parts)} episodes."]
+    for what, column in (("policies", unknown.anomalous), ("episodes", parts.anomalous)):
+        if column.nunique() < 2:
+            said.append(
+                f"AUROC and AP of {what} are not defined: all {len(column)} {what} are "
+                f"{'' if column.all() else 'not '}anomalous. Give policies of both kinds, or move the label "
+                "(task.margin, task.label_below; task.episode_quantile)."
+            )
+            log.warning(said[-1])
+    own = [
+        ["trusted again" if row.control else "anomalous" if row.anomalous else "-", *map(number, (row.true, row.proxy))]
+        + [number(getattr(row, name)) for name in SHOWN if name in policies]
+        + [row.path]
+        for row in policies.sort_values(["control", "true"]).itertuples()
+    ]
+    titles = ["label", "true", "proxy", *(name for name in SHOWN if name in policies), "policy"]
+    return metrics, "\n".join(["\n".join(said), "", markdown(header, rows, 2), markdown(titles, own)])
+
+
+SHOWN = ("action_kl", "action_hellinger", "occupancy_kl", "occupancy_sqrt_chi2", "rollout_kl", "rollout_sqrt_chi2")
+"""the scores in the table of policies; all are in scores.csv"""
+
+
+def detectors(policies: pd.DataFrame) -> list[str]:
+    """The detectors that gave a score, those that need the policy's probabilities first."""
+    return [name for kind in KINDS for name in policies if name.startswith(kind)]
+
+
 # Pictures
+
+
+def draw(policies: pd.DataFrame, directory: Path) -> None:
+    """Write `roc.png`, where it is defined, and `scores.png`."""
+    names = detectors(policies)
+    panels = {title: [name for name in names if name.startswith(kind)] for kind, title in KINDS.items()}
+    directory.mkdir(exist_ok=True)
+    if figure := draw_roc(policies, {title: found for title, found in panels.items() if found}):
+        save(figure, directory / "roc.png")
+    save(draw_scores(policies, [n for n in names if not n.endswith(("_max", "_range"))]), directory / "scores.png")
 
 
 def draw_roc(policies: pd.DataFrame, panels: dict[str, Sequence[str]]) -> Figure | None:
@@ -158,7 +252,7 @@ def draw_roc(policies: pd.DataFrame, panels: dict[str, Sequence[str]]) -> Figure
     # Inches: the legends lie below, three names to a line.
     below = 0.95 + 0.17 * math.ceil(max(map(len, panels.values())) / 3)
     width, height = 3.7 * len(panels) + 0.5, 3.35 + below
-    figure = _figure(width, height)
+    figure = blank(width, height)
     figure.subplots_adjust(0.6 / width, below / height, 1 - 0.15 / width, 1 - 0.35 / height, wspace=0.15)
     for i, (title, detectors) in enumerate(panels.items()):
         axes = figure.add_subplot(1, len(panels), i + 1)
@@ -189,7 +283,7 @@ def draw_roc(policies: pd.DataFrame, panels: dict[str, Sequence[str]]) -> Figure
 def draw_scores(policies: pd.DataFrame, detectors: Sequence[str], columns: int = 4) -> Figure:
     """Score against true return, a panel per detector and a point per policy; the controls are the noise floor."""
     rows = math.ceil(len(detectors) / columns)
-    figure = _figure(3.0 * columns, 2.6 * rows + 0.5)
+    figure = blank(3.0 * columns, 2.6 * rows + 0.5)
     kinds = (
         ("anomalous", policies.anomalous & ~policies.control, {"color": ANOMALOUS, "marker": "X", "s": 34}),
         ("not anomalous", ~policies.anomalous & ~policies.control, {"color": OTHER, "marker": "o", "s": 26}),
@@ -218,14 +312,6 @@ def draw_scores(policies: pd.DataFrame, detectors: Sequence[str], columns: int =
     handles, labels = figure.axes[0].get_legend_handles_labels()
     figure.legend(handles, labels, loc="lower center", ncols=3, frameon=False, fontsize=8.5)
     figure.tight_layout(rect=(0, 0.35 / figure.get_size_inches()[1], 1, 1))
-    return figure
-
-
-def _figure(width: float, height: float) -> Figure:
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-
-    figure = Figure(figsize=(width, height), facecolor="white")
-    FigureCanvasAgg(figure)
     return figure
 
 

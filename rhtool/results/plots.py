@@ -96,7 +96,7 @@ def _panels(found: list[Section], keys: Keys, x_key: str, x: str, x_label: str) 
         (7.2, 4.7, 0.62 + 0.21 * lines_below) if columns == 1 else (12.4, 4.5, 0.62 + 0.21 * lines_below)
     )
     height = rows * panel + below
-    figure = _figure(width, height)
+    figure = blank(width, height)
     grid = figure.add_gridspec(
         rows,
         columns,
@@ -144,7 +144,7 @@ def _panels(found: list[Section], keys: Keys, x_key: str, x: str, x_label: str) 
     return figure
 
 
-def _figure(width: float, height: float) -> Figure:
+def blank(width: float, height: float) -> Figure:
     """A figure of its own, inches by inches: no pyplot, no state, nothing to close."""
     figure = Figure(figsize=(width, height), facecolor="white")
     FigureCanvasAgg(figure)
@@ -405,7 +405,7 @@ def curves(found: list[Section], keys: Keys, outputs: str | Path) -> Figure | No
     block_lines = [math.ceil(len(drawn) / per_line) for _, drawn in blocks]
     line, head, foot = LINE, 0.3, 0.3
     height = sum(head + n * line for n in block_lines) + foot
-    figure = _figure(width, height)
+    figure = blank(width, height)
     top = height
     for (section, drawn), n in zip(blocks, block_lines, strict=True):
         figure.text(

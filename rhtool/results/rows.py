@@ -45,7 +45,7 @@ def read(outputs: str | Path) -> pd.DataFrame:
     A directory is a run when it holds `config.yaml` or `provenance.json`. The metrics of an unfinished run are NaN.
     """
     root = Path(outputs)
-    runs = [_read_run(root, path) for path in _directories(root)]
+    runs = [_read_run(root, path) for path in directories(root)]
     _mark_copies(runs)
     runs += _missing(runs)
     frame = pd.DataFrame([run["identity"] | run["metrics"] for run in runs])
@@ -73,7 +73,7 @@ def curve(directory: str | Path, keys: Iterable[str]) -> pd.DataFrame:
     return frame.sort_values("steps", ignore_index=True)
 
 
-def _directories(root: Path) -> Iterator[Path]:
+def directories(root: Path) -> Iterator[Path]:
     """The runs' directories below `root`, not those inside them. Links are followed, loops are not."""
     seen = set()
     for directory, children, files in os.walk(root, followlinks=True):

@@ -117,6 +117,7 @@ class Detect(Task):
         """Measure every policy, compare scores with labels; write `scores.csv`, `episodes.csv`, `table.md`, `figures/`."""
         from rich.console import Console
 
+        from rhtool.results import detection
         from rhtool.rl.detection import Detection
         from rhtool.rl.process import set_up
 
@@ -126,11 +127,11 @@ class Detect(Task):
         for _ in run.loop(work, len(work.queue)):
             run.log(work.iteration())
         policies, episodes = self.tables(work)
-        metrics, table = assess(policies, episodes)
+        metrics, table = detection.assess(policies, episodes)
         policies.to_csv(run.path / "scores.csv", index=False, float_format="%.10g")
         episodes.to_csv(run.path / "episodes.csv", index=False, float_format="%.10g")
         write_atomic(run.path / "table.md", table.encode())
-        draw(policies, run.path / "figures")
+        detection.draw(policies, run.path / "figures")
         Console(width=200).print(table, markup=False, highlight=False, soft_wrap=True)
         return {"steps": work.steps, **metrics}
 
@@ -179,100 +180,6 @@ class Detect(Task):
         return bool(true.mean() < trusted.mean() - self.margin * (0.0 if math.isnan(noise) else noise))
 
 
-def assess(policies: pd.DataFrame, episodes: pd.DataFrame) -> tuple[dict[str, float], str]:
-    """The metrics of `result.json` and the text of `table.md`, from the frames of `Detect.tables`."""
-    from rhtool.results.detection import markdown, number, quality, share
-    from rhtool.rl.detection import WHITE_BOX
-
-    unknown, controls = policies[~policies.control], policies[policies.control]
-    n, bad = len(unknown), int(unknown.anomalous.sum())
-    # Controls are no unknown policies: they would make every detector look better than it is.
-    parts = episodes[~episodes.control]
-    metrics: dict[str, float] = {
-        "detect/policies": n,
-        "detect/anomalous": bad,
-        "detect/episodes": len(parts),
-        "detect/anomalous_episodes": int(parts.anomalous.sum()),
-        "trusted/true/return": float(controls.true.mean()),
-        "trusted/proxy/return": float(controls.proxy.mean()),
-    }
-    rows = []
-    for name in detectors(policies):
-        by_policy, floor = quality(unknown[name], unknown.anomalous), float(controls[name].max())
-        above = unknown[name] > floor
-        found = {
-            "auroc": by_policy.auroc,
-            "auroc_low": by_policy.low,
-            "auroc_high": by_policy.high,
-            "average_precision": by_policy.average_precision,
-            "noise": floor,
-            "recall": float(above[unknown.anomalous].mean()) if bad else math.nan,
-            "false_alarms": float(above[~unknown.anomalous].mean()) if bad < n else math.nan,
-        }
-        text = share(by_policy.auroc, by_policy.low, by_policy.high)
-        of_episodes = "-"
-        if name in parts:
-            by_episode = quality(parts[name], parts.anomalous, parts.policy)
-            found |= {
-                "episode_auroc": by_episode.auroc,
-                "episode_auroc_low": by_episode.low,
-                "episode_auroc_high": by_episode.high,
-                "episode_average_precision": by_episode.average_precision,
-            }
-            of_episodes = share(by_episode.auroc, by_episode.low, by_episode.high)
-        metrics |= {f"detect/{name}/{key}": value for key, value in found.items()}
-        needs = "probabilities" if name in WHITE_BOX else "rollouts"
-        shares = [share(found[key]) for key in ("average_precision", "recall", "false_alarms")]
-        rows.append([name, needs, text, *shares, number(floor), of_episodes])
-    header = ["detector", "needs", "AUROC", "AP", "recall", "false alarms", "noise", "AUROC of episodes"]
-    said = [f"{bad} of {n} policies are anomalous, {metrics['detect/anomalous_episodes']} of {len(parts)} episodes."]
-    for what, column in (("policies", unknown.anomalous), ("episodes", parts.anomalous)):
-        if column.nunique() < 2:
-            said.append(
-                f"AUROC and AP of {what} are not defined: all {len(column)} {what} are "
-                f"{'' if column.all() else 'not '}anomalous. Give policies of both kinds, or move the label "
-                "(task.margin, task.label_below; task.episode_quantile)."
-            )
-            log.warning(said[-1])
-    own = [
-        ["trusted again" if row.control else "anomalous" if row.anomalous else "-", *map(number, (row.true, row.proxy))]
-        + [number(getattr(row, name)) for name in SHOWN if name in policies]
-        + [row.path]
-        for row in policies.sort_values(["control", "true"]).itertuples()
-    ]
-    titles = ["label", "true", "proxy", *(name for name in SHOWN if name in policies), "policy"]
-    return metrics, "\n".join(["\n".join(said), "", markdown(header, rows, 2), markdown(titles, own)])
-
-
-SHOWN = ("action_kl", "action_hellinger", "occupancy_kl", "occupancy_sqrt_chi2", "rollout_kl", "rollout_sqrt_chi2")
-"""the scores in the table of policies; all are in scores.csv"""
-
-
-def detectors(policies: pd.DataFrame) -> list[str]:
-    """The detectors that gave a score, those that need the policy's probabilities first."""
-    from rhtool.rl.detection import BLACK_BOX, WHITE_BOX
-
-    return [name for name in (*WHITE_BOX, *BLACK_BOX) if name in policies]
-
-
-def draw(policies: pd.DataFrame, directory: Path) -> None:
-    """Write `roc.png`, where it is defined, and `scores.png`."""
-    from rhtool.results import detection
-    from rhtool.results.plots import save
-
-    names = detectors(policies)
-    kinds = {
-        "action distributions (white box)": [n for n in names if n.startswith("action_")],
-        "occupancy (white box)": [n for n in names if n.startswith("occupancy_")],
-        "rollouts alone (black box)": [n for n in names if n.startswith("rollout_")],
-    }
-    directory.mkdir(exist_ok=True)
-    if figure := detection.draw_roc(policies, {title: found for title, found in kinds.items() if found}):
-        save(figure, directory / "roc.png")
-    means = [name for name in names if not name.endswith(("_max", "_range"))]
-    save(detection.draw_scores(policies, means), directory / "scores.png")
-
-
 def is_policy(path: str) -> bool:
     """Whether a run, a checkpoint or a saved policy is there."""
     try:
@@ -284,22 +191,20 @@ def is_policy(path: str) -> bool:
 
 def finished(root: str, run: Run, task: str = "") -> Iterator[str]:
     """Finished runs below `root` that left a policy for the environment of `run`, sorted; of one task, if it is given."""
+    from rhtool.results.rows import directories
+
     wanted = _env_fields(run)
-    for directory, children, files in os.walk(root):
-        children[:] = sorted(child for child in children if not child.startswith("."))
-        if "provenance.json" not in files:
-            continue
-        children.clear()
+    for directory in directories(Path(root)):
         try:
-            record, result = provenance_of(Path(directory)), result_of(Path(directory))
+            record, result = provenance_of(directory), result_of(directory)
         except Damaged as error:
             log.warning("%s is passed over: %s", directory, error.what)
             continue
         facts, known = (record or {}).get("run", {}), (record or {}).get("identity") or {}
-        done = result and result["status"] == "done" and (Path(directory) / "policy" / "policy.json").exists()
+        done = result and result["status"] == "done" and (directory / "policy" / "policy.json").exists()
         alike = facts.get("env") == run.option("env") and all(known.get(k, v) == v for k, v in wanted.items())
         if done and alike and task in ("", facts.get("task")):
-            yield directory
+            yield str(directory)
 
 
 def _env_fields(run: Run) -> dict[str, Any]:
