@@ -207,9 +207,10 @@ class Updater:
         # RLlib asks Ray which GPU to use, and by asking would start it: a learner in this process is told by `config.device`.
         config.learners(learner_class=OrpoLearner, num_learners=learners, num_gpus_per_learner=gpus if learners else 0)
         if learners:
-            from rhtool.rl.sampler import start_ray
+            from rhtool.rl.private_ray import learn_locally, start_ray
 
             start_ray()
+            learn_locally()
         self.group = LearnerGroup(config=config, module_spec=MultiRLModuleSpec(rl_module_specs=specs))
 
     def update(self, name: str, columns: dict[str, Tensor], minibatch_size: int, **options: Any) -> dict[str, float]:

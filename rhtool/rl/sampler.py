@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from itertools import pairwise
 from typing import Any
 
@@ -32,6 +31,8 @@ class Sampler:
             self.runners = [BatchedEnvRunner(policy=policy, lanes=lanes, **common)]
             return
         import ray
+
+        from rhtool.rl.private_ray import start_ray
 
         start_ray()
         actor = ray.remote(num_cpus=1)(BatchedEnvRunner)
@@ -84,17 +85,3 @@ def _results(references: list[Any]) -> list[Any]:
         if isinstance(error.cause, RhtoolError):
             raise error.cause from None
         raise
-
-
-def start_ray() -> None:
-    """Start a private Ray on this machine, unless there is one: listening on localhost only, no dashboard."""
-    import ray
-    from ray._private import ray_constants
-
-    if not ray.is_initialized():
-        # Ray's way of saying "this machine alone", meant for the firewalls of other systems: all its servers bind to 127.0.0.1.
-        ray_constants.ENABLE_RAY_CLUSTER = False
-        cpus = max(
-            os.cpu_count() or 1, 16
-        )  # actors wait for each other within an iteration, so a core may hold several
-        ray.init(include_dashboard=False, log_to_driver=False, logging_level="ERROR", num_cpus=cpus)

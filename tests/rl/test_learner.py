@@ -9,6 +9,7 @@ from rhtool.divergences import KL
 from rhtool.rl.distributions import Categorical
 from rhtool.rl.learner import OrpoConfig, Updater
 from rhtool.rl.ppo import Loss
+from tests.sockets import LOOPBACK, listening
 
 SPACES = (gym.spaces.Box(0, 1, (6,), np.float32), gym.spaces.Discrete(3))
 COEFFICIENTS = {"entropy": 0.01, "kl_coeff": 0.2, "action_coeff": 0.0}
@@ -85,7 +86,7 @@ def test_the_discriminator_learns_the_log_ratio():
 
 @pytest.mark.slow
 @pytest.mark.distributed
-def test_two_remote_learners_take_the_step_of_one():
+def test_two_remote_learners_take_the_step_of_one_and_listen_on_localhost_only():
     import ray
 
     here, remote = updater(), updater(learners=2)
@@ -96,6 +97,7 @@ def test_two_remote_learners_take_the_step_of_one():
             u.update("policy", columns(), num_epochs=3, minibatch_size=96, lr=1e-2, coefficients=COEFFICIENTS)
         assert close(here.weights("policy"), remote.weights("policy"), atol=1e-3)
         assert not close(start, here.weights("policy"), atol=1e-2)
+        assert listening() and listening() <= set(LOOPBACK)
         # Shares of 49 and 48 rows, in three minibatches each: nobody waits for a minibatch that does not come.
         uneven = remote.update("discriminator_0", pairs(97), num_epochs=1, minibatch_size=33, lr=1e-3)
         assert uneven["discriminator/loss"] == pytest.approx(2 * np.log(2), abs=0.05)

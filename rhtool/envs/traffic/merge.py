@@ -171,7 +171,7 @@ class Merge:
 
     def backlog(self) -> int:
         """Vehicles that wait outside because there is no room for them."""
-        return len(self._sim.getPendingVehicles())
+        return int(self._sim.getParameter("", "stats.vehicles.waiting"))  # without the list of their names
 
     def close(self) -> None:
         """End SUMO and remove the files made for it."""
