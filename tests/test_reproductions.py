@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.util
 import json
 import os
+import re
 import statistics
 import subprocess
 import sys
@@ -29,6 +30,13 @@ def script(name: str):
 
 store, tables = script("store"), script("tables")
 PAGE = "# Title\n\n<!-- made from the stored runs: tomato -->\nold\n<!-- end -->\n\nwhy\n"
+
+
+def unpadded(text: str) -> str:
+    """Without the spaces that align the columns of tables."""
+    return re.sub(" +", " ", text)
+
+
 EXPERIMENT = "correlated_proxies_tomato"
 
 
@@ -79,19 +87,20 @@ def test_what_is_stored_reads_as_the_runs_did_without_their_machine(stored: Path
 
 
 def test_a_row_has_the_papers_number_and_ours(stored: Path) -> None:
-    text = tables.page(PAGE, stored)
+    page = tables.page(PAGE, stored)
+    text = unpadded(page)
     assert text.startswith("# Title\n") and text.endswith("<!-- end -->\n\nwhy\n") and "\nold\n" not in text
     assert "12 finished runs, each on 1 thread of 2 CPUs" in text and "torch 9.9; commit abcdef0" in text
     assert f"`rhtool experiment={EXPERIMENT} -m`" in text
     std = statistics.stdev([7, 8, 12])
     assert f"| sqrt_chi2 | 9.17 | 9.10 ± 0.11 | 8.00 ± {std:.2f} | 3 | 0.1 | no | 0.00 |" in text
     assert "| base policy | 5.86 | 5.96 | 5.86 ± 0.00 | 3 |" in text
-    assert "| kl | 6.86 |  |  |  |  |  |  |" in text  # of which we have no run
-    assert tables.page(text, stored) == text
+    assert "| kl | 6.86 | | | | | | |" in text  # of which we have no run
+    assert tables.page(page, stored) == page
 
 
 def test_the_order_is_checked_link_by_link(stored: Path) -> None:
-    text = tables.page(PAGE, stored)
+    text = unpadded(tables.page(PAGE, stored))
     assert "1 of 3 comparisons disagree" in text
     assert "- no regularisation < base policy: holds (3 and 5.86, as in the paper: 2.35 and 5.86)" in text
     assert "- base policy < sqrt_chi2 over action: **does not hold** (5.86 and 5.5, **the paper disagrees**" in text
@@ -100,7 +109,7 @@ def test_the_order_is_checked_link_by_link(stored: Path) -> None:
 
 def test_without_runs_it_says_so_and_keeps_the_papers_numbers(tmp_path: Path) -> None:
     (tmp_path / "paper.csv").write_bytes((tables.STORE / "paper.csv").read_bytes())
-    text = tables.page(PAGE.replace("tomato", "glucose"), tmp_path)
+    text = unpadded(tables.page(PAGE.replace("tomato", "glucose"), tmp_path))
     assert "No run is stored yet." in text and "| method | paper, x1,000 | re-run, x1,000 | ours, x1,000 |" in text
     assert "| base policy | -72.6 | -79.7 |" in text
 
@@ -116,11 +125,11 @@ def test_a_shorter_run_is_labelled_and_still_beside_the_paper(tmp_path: Path) ->
         record = json.loads((path / "provenance.json").read_text()) | {"fingerprint": None}
         record["attempts"] = [{"cpus": 8, "threads": 2, "gpus": ["H200"], "git": None, "versions": {}}]
         (path / "provenance.json").write_text(json.dumps(record))
-    text = tables.page(PAGE.replace("tomato", "traffic"), tmp_path)
+    text = unpadded(tables.page(PAGE.replace("tomato", "traffic"), tmp_path))
     assert "**traffic (correlated_proxies_traffic), task.iterations=5**, 2 finished runs" in text
     assert "`rhtool experiment=correlated_proxies_traffic -m task.iterations=5`" in text and "8 CPUs and H200" in text
-    assert "| no regularisation | -57.38 |  | -30.00 | 1 |" in text
-    assert "| PPO on the true reward | -0.93 |  | -30.00 | 1 |" in text
+    assert "| no regularisation | -57.38 | | -30.00 | 1 |" in text
+    assert "| PPO on the true reward | -0.93 | | -30.00 | 1 |" in text
 
 
 @pytest.mark.slow

@@ -17,6 +17,9 @@ if TYPE_CHECKING:
     from rhtool.envs.tabular import TabularMDP
     from rhtool.envs.vector import SingleEnv, VectorEnv
 
+RANDOM = "random"
+"""in the place of a policy's directory: a policy as networks start"""
+
 
 @dataclass
 class Training:

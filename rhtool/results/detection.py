@@ -19,6 +19,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import AsinhLocator, NullLocator
 from numpy.typing import ArrayLike, NDArray
 
+from rhtool.results.markdown import markdown_table
 from rhtool.results.plots import INK, REFERENCE, blank, save
 from rhtool.results.statistics import FEWEST, LEVEL
 
@@ -129,21 +130,6 @@ def _wins(scores: np.ndarray, labels: np.ndarray, groups: np.ndarray) -> tuple[n
 # Tables
 
 
-def markdown(header: Sequence[str], rows: Sequence[Sequence[str]], left: int = 1) -> str:
-    """A Markdown table, its first `left` columns aligned to the left, padded so as to be read as plain text too."""
-    table = [list(header), *map(list, rows)]
-    widths = [max(3, *(len(row[i]) for row in table)) for i in range(len(header))]
-
-    def line(row: list[str]) -> str:
-        cells = [
-            text.ljust(w) if i < left else text.rjust(w) for i, (text, w) in enumerate(zip(row, widths, strict=True))
-        ]
-        return "| " + " | ".join(cells) + " |"
-
-    rule = [":" + "-" * (w - 1) if i < left else "-" * (w - 1) + ":" for i, w in enumerate(widths)]
-    return "\n".join([line(table[0]), "| " + " | ".join(rule) + " |", *map(line, table[1:])]) + "\n"
-
-
 def number(value: float) -> str:
     """Three digits; a dash for NaN."""
     return "-" if math.isnan(value) else f"{value:.3g}"
@@ -216,7 +202,9 @@ def assess(policies: pd.DataFrame, episodes: pd.DataFrame) -> tuple[dict[str, fl
         for row in policies.sort_values(["control", "true"]).itertuples()
     ]
     titles = ["label", "true", "proxy", *(name for name in SHOWN if name in policies), "policy"]
-    return metrics, "\n".join(["\n".join(said), "", markdown(header, rows, 2), markdown(titles, own)])
+    return metrics, "\n".join(
+        ["\n".join(said), "", markdown_table(header, rows, header[:2]), markdown_table(titles, own, titles[:1])]
+    )
 
 
 SHOWN = ("action_kl", "action_hellinger", "occupancy_kl", "occupancy_sqrt_chi2", "rollout_kl", "rollout_sqrt_chi2")

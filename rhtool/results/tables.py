@@ -14,6 +14,7 @@ import pandas as pd
 from rhtool.hacking import DIAGNOSTICS
 from rhtool.results.cells import Cell, Keys, Section, by_seed, column, metrics
 from rhtool.results.commands import AUTO, commands
+from rhtool.results.markdown import markdown_table
 from rhtool.results.rows import STATUSES
 from rhtool.results.statistics import FEWEST, Estimate, estimate, improvement, is_range
 
@@ -290,9 +291,9 @@ def markdown(found: list[Section], keys: Keys, pictures: Iterable[str] = ()) -> 
     parts = ["# Report\n"]
     for section in found:
         parts.append(f"## {section.title}\n")
-        parts.append(markdown_table(*texts(section, keys)))
+        parts.append(table_of_methods(*texts(section, keys)))
         for title, table, note in _more(section, keys):
-            parts += [f"### {title}\n", markdown_table(*table), *([f"{note}\n"] if note else [])]
+            parts += [f"### {title}\n", table_of_methods(*table), *([f"{note}\n"] if note else [])]
         said, finish = unfinished(section)
         if said:
             parts.append("Not done:\n\n" + "\n".join("- " + line.replace("*", "\\*") for line in said) + "\n")
@@ -303,16 +304,14 @@ def markdown(found: list[Section], keys: Keys, pictures: Iterable[str] = ()) -> 
     return "\n".join(parts)
 
 
-def markdown_table(header: list[str], rows: list[list[str]]) -> str:
+def table_of_methods(header: list[str], rows: list[list[str]]) -> str:
     """A table in Markdown; a row whose coeff is marked as the best is bold."""
-    left = {"method", "hacked?", "status"}
-    table = ["| " + " | ".join(header) + " |"]
-    table.append("|" + "|".join(":--" if name in left else "--:" for name in header) + "|")
+    table = []
     for row in rows:
         best = len(row) > 1 and row[1].endswith(BEST)
         escaped = [text.replace("|", "\\|").replace("*", "\\*") for text in row]
-        table.append("| " + " | ".join(f"**{text}**" if best and text else text for text in escaped) + " |")
-    return "\n".join(table) + "\n"
+        table.append([f"**{text}**" if best and text else text for text in escaped])
+    return markdown_table(header, table, ("method", "hacked?", "status"))
 
 
 def frame(found: list[Section], keys: Keys) -> pd.DataFrame:

@@ -13,13 +13,10 @@ import torch
 from gymnasium.vector import AutoresetMode
 from torch import Tensor
 
-from rhtool.envs.base import Env
+from rhtool.envs.base import RANDOM, Env
 from rhtool.envs.vector import VectorEnv
 from rhtool.errors import RhtoolError
 from rhtool.rl.policy import Interface, Policy
-
-RANDOM = "random"
-"""the demonstrator that is a policy as networks start"""
 
 
 def collect(env: Env, interface: Interface, task: Any, seed: int) -> dict[str, Tensor]:
@@ -43,8 +40,7 @@ def collect(env: Env, interface: Interface, task: Any, seed: int) -> dict[str, T
     if not demonstrator and controller:
         return _drive(env, lambda lanes, obs: lanes.base_action(obs), task, seed)
     if demonstrator == RANDOM:
-        torch.manual_seed(seed)
-        policy = Policy(*interface.spaces, interface.network(task))
+        policy = Policy.fresh(interface, task, seed)
     else:
         policy = Policy.load_for(env, demonstrator or env.base_policy_path())
     generator = torch.Generator().manual_seed(seed)

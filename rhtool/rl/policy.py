@@ -42,6 +42,13 @@ class Policy:
         self.module.eval()
         self.distribution = self.module.distribution
 
+    @classmethod
+    def fresh(cls, interface: Interface, options: Any, seed: int) -> Policy:
+        """One as networks start, for an environment's `interface` and the network that `options` describe."""
+        with torch.random.fork_rng(devices=[]):
+            torch.default_generator.manual_seed(seed)
+            return cls(*interface.spaces, interface.network(options))
+
     def to(self, device: torch.device) -> Policy:
         """Itself, computing on this device from now on; what it takes and returns stays on the CPU."""
         self.module.to(device)

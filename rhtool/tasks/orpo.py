@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from rhtool.divergences import KL, BaseConfidence, LinearMaxMin, NoDivergence
+from rhtool.divergences import KL, BaseConfidence, LinearMaxMin, MaxMin, NoDivergence
 from rhtool.envs.base import Training
 from rhtool.errors import ConfigError
 from rhtool.run import AUTO, Run
@@ -119,14 +119,14 @@ class Orpo(Training, Task):
             raise ConfigError(
                 "action distributions are regularised to one base policy", "task.base_policies", "give one"
             )
+        of_proxy = {"coeff=auto": run.coeff == AUTO, "divergence": isinstance(run.divergence, MaxMin | LinearMaxMin)}
+        for where in (where for where, holds in of_proxy.items() if holds and run.env.reward_fun == "true"):
+            mend = "leave env.reward_fun out, or choose another divergence and give coeff a number"
+            raise ConfigError("the theory is of a proxy, and this is trained on the true reward", where, mend)
         if run.coeff == AUTO:
             if run.divergence.over == "action":
                 raise ConfigError(
                     "the theory is of occupancy measures", "coeff=auto", "use divergence.over=state_action"
-                )
-            if run.env.reward_fun == "true":
-                raise ConfigError(
-                    "the theory is of a proxy, and this is trained on the true reward", "coeff=auto", "give a number"
                 )
             if self.coeff_schedule:
                 raise ConfigError(

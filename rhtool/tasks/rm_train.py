@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, ClassVar
 
+from rhtool.envs.base import RANDOM
 from rhtool.errors import ConfigError
 from rhtool.run import Run
 from rhtool.schema import choice
@@ -12,9 +13,6 @@ from rhtool.tasks.base import Task, check_ranges, require_policy, require_rl
 
 if TYPE_CHECKING:
     from rhtool.rl.policy import Interface, Policy
-
-RANDOM = "random"
-"""the policy that is one as networks start"""
 
 
 @dataclass
@@ -41,7 +39,7 @@ class RmTrain(Task):
     """log-odds of preferring a segment whose true return is better by one `unit`"""
     unit: str = choice("std", "reward")
     """of the true return of a segment: std: its standard deviation over the segments; reward: 1, as in the original"""
-    shown: str = choice("all", "latest")
+    model_obs: str = choice("all", "latest")
     """what the model sees of an observation: all of it, or only what the environment says is its newest part"""
     hidden: list[int] = field(default_factory=lambda: [64, 64])
     """units of the model's hidden layers"""
@@ -98,7 +96,7 @@ class RmTrain(Task):
             rollout(run.env, self._policy(run, interface, path, seed), self.episodes, seed, lanes=self.evaluation_lanes)
             for path, seed in zip([*paths, run.env.base_policy_path()], streams, strict=True)
         )
-        model = reward_learning.empty_model(interface, self.hidden, self.shown)
+        model = reward_learning.empty_model(interface, self.hidden, self.model_obs)
         work = reward_learning.RewardLearning(run, model, reward_learning.cut(model, collected, self.segment))
         for _ in run.loop(work, self.passes):
             run.log(work.iteration())
@@ -108,12 +106,8 @@ class RmTrain(Task):
         return metrics
 
     def _policy(self, run: Run, interface: Interface, path: str, seed: int) -> Policy:
-        import torch
-
         from rhtool.rl.policy import Policy
 
         if path != RANDOM:
             return Policy.load_for(run.env, path)
-        with torch.random.fork_rng(devices=[]):
-            torch.default_generator.manual_seed(seed)
-            return Policy(*interface.spaces, interface.network(run.env.training))
+        return Policy.fresh(interface, run.env.training, seed)

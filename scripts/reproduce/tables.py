@@ -25,7 +25,7 @@ import pandas as pd
 from rhtool.records import provenance_of
 from rhtool.results.cells import ON_TRUE, Cell, Keys, Section, by_seed, column, sections
 from rhtool.results.rows import read
-from rhtool.results.tables import diagnostics, markdown_table, texts
+from rhtool.results.tables import diagnostics, table_of_methods, texts
 
 PAGE = Path(__file__).resolve().parents[2] / "docs" / "reproductions.md"
 STORE = PAGE.with_suffix("")
@@ -66,9 +66,9 @@ def block(env: str, found: list[Section], paper: list[dict[str, str]], store: Pa
         title = ", ".join([section.title, *shared])
         parts.append(f"**{title}**, {made_with(runs, store)}: `{command}`\n")
         parts += [beside(values, theirs, divide, best), order(values, theirs, divide)]
-        parts += ["Every coefficient, as `rhtool task=report` has it:\n", markdown_table(*texts(section, KEYS))]
+        parts += ["Every coefficient, as `rhtool task=report` has it:\n", table_of_methods(*texts(section, KEYS))]
         if (table := diagnostics(section, KEYS))[1]:
-            parts += ["Diagnostics of hacking:\n", markdown_table(*table)]
+            parts += ["Diagnostics of hacking:\n", table_of_methods(*table)]
     return "\n".join(parts)
 
 
@@ -88,7 +88,7 @@ def beside(
         quoted = [_quoted(source[method]) if method in source else "" for source in (table, again)]
         of_cell = [cell.strength, cell.hacked, f"{hours:.2f}"] if cell else [""] * 3
         rows.append([method, *quoted, _spread(ours, divide), str(ours[2] or ""), *of_cell])
-    return markdown_table(header, rows)
+    return table_of_methods(header, rows)
 
 
 def order(values: dict[str, Value], theirs: list[dict[str, str]], divide: float) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import re
 
 import numpy as np
 import pandas as pd
@@ -16,6 +17,11 @@ from rhtool.results.cells import Keys, sections
 from rhtool.results.rows import read
 
 KEYS = Keys()
+
+
+def pasted(*args):
+    """The report in Markdown, without the spaces that align its columns."""
+    return re.sub(" +", " ", tables.markdown(*args))
 
 
 def sweep(root, coeff, true, proxy, **more):
@@ -118,11 +124,11 @@ def test_unfinished_cells_are_named_with_reason_and_command(tmp_path):
 def test_markdown_is_a_table_one_can_paste(tmp_path):
     sweep(tmp_path, 0.1, [6, 7, 8], [7, 7, 7])
     sweep(tmp_path, 0.2, [6, 6], [7, 7])
-    text = tables.markdown([only(tmp_path)], KEYS, ["frontier.png"])
+    text = pasted([only(tmp_path)], KEYS, ["frontier.png"])
     lines = [line for line in text.splitlines() if line.startswith("|")]
     assert len(lines) == 2 + 3
     assert len({line.count("|") for line in lines}) == 1
-    assert lines[2].startswith("| base policy |  | 3 | 5.860 [5.860, 5.860] |")
+    assert lines[2].startswith("| base policy | | 3 | 5.860 [5.860, 5.860] |")
     assert lines[3].startswith("| **sqrt_chi2** | **0.1\\*** | **3** | **7.000 [6.000, 8.000]** |")
     assert "| 2 | 6.000 |" in lines[4]  # no interval from two seeds
     assert "2 done, 1 missing" in lines[4]
@@ -151,7 +157,7 @@ def test_median_instead_of_iqm_and_other_metrics(tmp_path):
     section = only(tmp_path, keys)
     assert section.cells[0].true.value == 1
     assert section.base["true"].value == 0.5
-    assert "median of exact/true/return" in tables.markdown([section], keys)
+    assert "median of exact/true/return" in pasted([section], keys)
 
 
 def test_runs_of_other_tasks_need_no_divergence_and_no_returns(tmp_path):
@@ -160,7 +166,7 @@ def test_runs_of_other_tasks_need_no_divergence_and_no_returns(tmp_path):
     assert section.cells[0].label == "rm_train"
     table = tables.frame([section], KEYS)
     assert table.accuracy.tolist() == [0.8] and np.isnan(table.true[0])
-    assert "rm_train" in tables.markdown([section], KEYS)
+    assert "rm_train" in pasted([section], KEYS)
 
 
 @pytest.mark.parametrize(
@@ -182,15 +188,15 @@ def test_frame_round_trips_through_csv(tmp_path):
 @pytest.mark.parametrize(("seeds", "name"), [(3, "range"), (6, "95 % CI"), (2, "95 % CI")])
 def test_an_interval_is_called_what_it_is(tmp_path, seeds, name):
     sweep(tmp_path, 0.1, range(seeds), range(seeds))
-    text = tables.markdown([only(tmp_path)], KEYS)
+    text = pasted([only(tmp_path)], KEYS)
     assert f"| true IQM [{name}] |" in text and "for n = 3 to 4 such an interval is no more than the range" in text
     out = io.StringIO()
     tables.show([only(tmp_path)], KEYS, Console(file=out, width=100))
     assert f"true IQM [{name}]" in out.getvalue()
     median = Keys(statistic="median")
-    assert "for n = 3 to 5 such" in tables.markdown([only(tmp_path, median)], median)
+    assert "for n = 3 to 5 such" in pasted([only(tmp_path, median)], median)
     sweep(tmp_path, 0.2, range(6), range(6))
-    assert ("range or 95 % CI" in tables.markdown([only(tmp_path)], KEYS)) == (seeds == 3)
+    assert ("range or 95 % CI" in pasted([only(tmp_path)], KEYS)) == (seeds == 3)
 
 
 def test_the_environments_own_metrics_have_a_table_of_their_own(tmp_path):
@@ -210,9 +216,9 @@ def test_the_environments_own_metrics_have_a_table_of_their_own(tmp_path):
             ["sqrt_chi2", "0.5", "-", "-"],
         ],
     )
-    text = tables.markdown([section], KEYS)
+    text = pasted([section], KEYS)
     assert "### glucose (orpo): the environment's own metrics, mean over seeds" in text
-    assert "| method | coeff | bg | hypoglycemic |" in text and "| base policy |  | 91.0 | 0.0200 |" in text
+    assert "| method | coeff | bg | hypoglycemic |" in text and "| base policy | | 91.0 | 0.0200 |" in text
     assert "| **sqrt_chi2** | **0.1\\*** | **101.0** | **0.2000** |" in text
     table = tables.frame([section], KEYS)
     assert table["env/bg"].tolist()[:3] == [91, 101, 50] and np.isnan(table["env/bg"][3])
@@ -225,7 +231,7 @@ def test_under_the_environments_own_metrics_stands_where_their_units_are(tmp_pat
     write_run(tmp_path, env=env, metrics=returns(7, 8, **{f"env/{name}": 1.5 for name in names}))
     out = io.StringIO()
     tables.show([only(tmp_path)], KEYS, Console(file=out, width=100))
-    for text in (out.getvalue(), tables.markdown([only(tmp_path)], KEYS)):
+    for text in (out.getvalue(), pasted([only(tmp_path)], KEYS)):
         assert text.count("units and meanings: docs/envs/glucose.md") == text.count("units and meanings") == page
     assert not page or (tables.DOCS.parent / "docs/envs/glucose.md").is_file()
 
@@ -245,7 +251,7 @@ def test_the_number_of_episodes_is_in_the_csv_alone(tmp_path):
 def test_without_metrics_of_its_own_an_environment_has_no_such_table(tmp_path):
     sweep(tmp_path, 0.1, [6], [7])
     assert tables.own_texts(only(tmp_path)) == ([], [])
-    assert "own metrics" not in tables.markdown([only(tmp_path)], KEYS)
+    assert "own metrics" not in pasted([only(tmp_path)], KEYS)
     assert not [name for name in tables.frame([only(tmp_path)], KEYS) if name.startswith("env/")]
 
 
@@ -300,7 +306,7 @@ def test_diagnostics_have_a_table_of_their_own(tmp_path):
         ],
         ["sqrt_chi2", "0.1*", "0.9000", "0.04000", "0.8000", "1.315", "0.01000", "-0.02000", "3/3", "0.5000", "-"],
     ]
-    text = tables.markdown([section], keys)
+    text = pasted([section], keys)
     assert "### tomato (orpo): diagnostics of hacking" in text and "| 2/3 | 0.5000 | 60,000 (2/3) |" in text
     out = io.StringIO()
     tables.show([section], keys, Console(file=out, width=100))
@@ -312,7 +318,7 @@ def test_diagnostics_have_a_table_of_their_own(tmp_path):
 def test_without_diagnostics_there_is_no_table_of_them(tmp_path):
     sweep(tmp_path, 0.1, [6, 7, 8], [7, 7, 7])
     assert tables.diagnostics(only(tmp_path), KEYS) == ([], [])
-    assert "diagnostics" not in tables.markdown([only(tmp_path)], KEYS)
+    assert "diagnostics" not in pasted([only(tmp_path)], KEYS)
 
 
 def test_a_measured_coeff_is_a_method_of_its_own(tmp_path):
@@ -330,7 +336,7 @@ def test_a_measured_coeff_is_a_method_of_its_own(tmp_path):
         ("sqrt_chi2, coeff=auto", "0.8", False, 3),
     ]
     assert section.unregularised is None
-    assert "| sqrt_chi2, coeff=auto | 0.8 | 3 |" in tables.markdown([section], KEYS)
+    assert "| sqrt_chi2, coeff=auto | 0.8 | 3 |" in pasted([section], KEYS)
     said, finish = tables.unfinished(section)
     assert said == ["sqrt_chi2, coeff=auto seed=3, 4: failed (E: x)"]
     assert finish == ["rhtool -m task=orpo env=tomato divergence=sqrt_chi2 coeff=auto seed=3,4"]

@@ -262,9 +262,11 @@ def test_coeff_auto_is_what_the_evaluation_at_the_end_finds():
         ["divergence=sqrt_chi2", "coeff=auto", "task.correlation=1.5"],
         ["divergence=sqrt_chi2", "coeff=auto", "env.reward_fun=true"],
         ["divergence=sqrt_chi2", "coeff=auto", "task.coeff_schedule=[[0,0.1]]"],
+        ["divergence=max_min", "coeff=0.1", "env.reward_fun=true"],
+        ["divergence=linear_max_min", "coeff=0.1", "env.reward_fun=true"],
     ],
 )
-def test_coeff_auto_where_there_is_no_theory(overrides):
+def test_where_there_is_no_theory_there_is_no_theory(overrides):
     run = compose("task=orpo", "env=tomato", *overrides)
     with pytest.raises(RhtoolError):
         run.check()

@@ -25,7 +25,7 @@ ENVS = [pytest.param(p.id, id=p.id, marks=p.marks) for p in parameters()]
 
 def collect(run, episodes, *policies):
     """A model's features and the segments of some policies."""
-    model = empty_model(interface_of(run.env), run.task.hidden, run.task.shown)
+    model = empty_model(interface_of(run.env), run.task.hidden, run.task.model_obs)
     rollouts = [rollout(run.env, p, episodes, seed=i) for i, p in enumerate(policies)]
     return model, cut(model, rollouts, run.task.segment)
 
