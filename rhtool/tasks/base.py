@@ -80,6 +80,13 @@ def require_rl() -> None:
             raise MissingExtra("rl", package)
 
 
+def require_lm() -> None:
+    """Raise `MissingExtra` unless torch and TRL are installed."""
+    for package in ("torch", "trl"):
+        if find_spec(package) is None:
+            raise MissingExtra("lm", package)
+
+
 def require_policy(path: str, where: str, command: str = "") -> None:
     """Raise `RhtoolError`, speaking of the field `where` and of the `command` that makes a policy, unless a run,
     a checkpoint or a saved policy is at `path`. Reads nothing."""
