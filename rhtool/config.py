@@ -79,6 +79,7 @@ def register() -> None:
     for group, base in GROUPS.items():
         for cls in [base, *subclasses(base)]:
             store.store(group=f"schema/{group}", name=option_name(cls), node=cls)
+    OmegaConf.register_new_resolver("kind_of", lambda data: "control" if data == "none" else "texts", replace=True)
     OmegaConf.register_new_resolver("scaled", _scaled, replace=True)
     OmegaConf.register_new_resolver("cloned", functools.partial(_scaled, numbers="cloning"), replace=True)
 

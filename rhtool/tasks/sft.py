@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from rhtool.data.base import Fit
+from rhtool.models import SAVED
 from rhtool.run import Run
 from rhtool.tasks.base import Task, check_ranges, require_lm
 
@@ -47,5 +48,5 @@ class Sft(Fit, Task):
         work = sft.trainer(run, self, tokenizer, self.microbatch, self.every)
         work.fit(steps_of(work))
         metrics = sft.evaluate(work)
-        loading.save(work.model, tokenizer, run.path / "model")
+        loading.save(work.model, tokenizer, run.path / SAVED)
         return {"steps": work.state.global_step, **metrics}
