@@ -37,6 +37,7 @@ from rhtool.errors import ConfigError, nearest
 from rhtool.identity import flatten
 from rhtool.loggers import Logger
 from rhtool.models import Model
+from rhtool.rewards.base import Reward
 from rhtool.run import Run
 from rhtool.schema import option_name, see_working_directory
 from rhtool.tasks.base import Task
@@ -50,10 +51,14 @@ GROUPS: dict[str, type] = {
     "env": Env,
     "model": Model,
     "data": Data,
+    "reward": Reward,
     "divergence": Divergence,
     "scale": Scale,
     "logger": Logger,
 }
+
+PACKAGES = {"task": "rhtool.tasks", "env": "rhtool.envs", "data": "rhtool.data", "reward": "rhtool.rewards"}
+"""where the options of a group have modules of their own, of the same name"""
 
 LISTED = (*GROUPS, "experiment")
 """what a user chooses by name; an experiment is no part of a `Run`, only overrides of the others"""
@@ -67,7 +72,7 @@ def register() -> None:
 
     Modules of your own with tasks, environments, divergences: RHTOOL_PLUGINS=my.module,another
     """
-    for group, package in (("task", "rhtool.tasks"), ("env", "rhtool.envs"), ("data", "rhtool.data")):
+    for group, package in PACKAGES.items():
         for file in sorted((CONF / group).glob("*.yaml")):
             if importlib.util.find_spec(f"{package}.{file.stem}"):  # else it is other numbers over another's class
                 importlib.import_module(f"{package}.{file.stem}")

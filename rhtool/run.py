@@ -43,6 +43,7 @@ from rhtool.loggers import Csv, Logger, NoLogger
 from rhtool.models import Model
 from rhtool.progress import Progress, diagnosis, headline
 from rhtool.records import PROVENANCE, RESULT, SCHEMA, provenance_of, result_of, set_aside
+from rhtool.rewards.base import Reward
 from rhtool.schema import check_choices, check_numbers, incidental, option_name
 from rhtool.signals import Signals, Stopped
 from rhtool.tasks.base import Task
@@ -76,6 +77,7 @@ class Run:
     env: Env = field(default_factory=Env)
     model: Model = field(default_factory=Model)
     data: Data = field(default_factory=Data)
+    reward: Reward = field(default_factory=Reward)
     divergence: Divergence = field(default_factory=NoDivergence)
     scale: Scale = field(default_factory=Scale)
     logger: Logger = field(default_factory=NoLogger)

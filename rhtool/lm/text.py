@@ -36,15 +36,18 @@ def tokenizer_of(model: Model, texts: Iterable[str] | None = None) -> PreTrained
     """
     if isinstance(model, Tiny) and not model.path:
         return trained_tokenizer(texts or (), model.vocabulary, model.context, template(model.template or "oasst"))
-    source = model.source()
+    return tokenizer_at(model.source(), model.template, model.revision)
+
+
+def tokenizer_at(source: str, chat_template: str = "", revision: str | None = None) -> PreTrainedTokenizerBase:
+    """The tokenizer of a directory or of a model on the hub, likewise; `chat_template` takes the place of its own."""
     try:
-        tokenizer = AutoTokenizer.from_pretrained(source, revision=model.revision)
+        tokenizer = AutoTokenizer.from_pretrained(source, revision=revision)
     except (OSError, ValueError) as error:
-        raise RhtoolError(
-            f"the tokenizer cannot be loaded: {_first_line(error)}", source, model.how_to_make()
-        ) from error
-    if model.template:
-        tokenizer.chat_template = template(model.template)
+        mend = "give a directory with tokenizer.json, or a hub name"
+        raise RhtoolError(f"the tokenizer cannot be loaded: {_first_line(error)}", source, mend) from error
+    if chat_template:
+        tokenizer.chat_template = template(chat_template)
         missing = [t for t in (PROMPTER, ASSISTANT, SYSTEM) if t in tokenizer.chat_template]
         tokenizer.add_special_tokens({"extra_special_tokens": missing}, replace_extra_special_tokens=False)
     if not tokenizer.chat_template:
