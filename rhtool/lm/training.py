@@ -73,7 +73,7 @@ class InRun:
     renamed: dict[str, str]
     """{a key that the trainer logs: that of docs/metrics.md}; others are dropped"""
     evaluate_now: Callable[[int], dict[str, float]] | None
-    """what is measured of the model after so many steps, before the first one too"""
+    """what is measured of the model after so many iterations"""
     evaluate_every: int
 
     def attach(
@@ -92,9 +92,10 @@ class InRun:
         self.remove_callback(PrinterCallback)
         self.add_callback(_Collect(self))
 
-    def fit(self, total: int) -> None:
-        """Train to step `total`, from the run's last checkpoint if there is one."""
-        self._steps = self.run_.loop(self, total)
+    def fit(self, rows: int, per_row: int = 1) -> None:
+        """Train for `rows` iterations of the run, each of `per_row` gradient steps, from its last checkpoint if there is one."""
+        self._per_row = per_row
+        self._steps = self.run_.loop(self, rows)
         if next(self._steps, None) is not None:
             self.train(resume_from_checkpoint=self._resumed() if self._restored else None)
 
@@ -130,6 +131,10 @@ class InRun:
                 parameters[name].copy_(value)
         self.set_extra_state(state["extra"])
         self._restored = state
+
+    def row(self, logged: dict[str, float]) -> dict[str, float]:
+        """What is written of an iteration, from what the trainer `logged` of its last gradient step."""
+        return logged
 
     def extra_state(self) -> dict[str, Any]:
         """What a kind of training has besides."""
@@ -172,11 +177,14 @@ class InRun:
         super()._maybe_log_save_evaluate(*args, **kwargs)
         if not self._row or before != self.state.global_step:
             return
-        row, self._row = self._row, {}
         step = self.state.global_step
+        if step % self._per_row:
+            return
+        row, self._row = self.row(self._row), {}
+        step //= self._per_row
         if self.evaluate_now and self.evaluate_every and step % self.evaluate_every == 0:
             row |= self.evaluate_now(step)
-        self.run_.log({"steps": step, **row}, iteration=step - 1)
+        self.run_.log({"steps": self.state.global_step, **row}, iteration=step - 1)
         next(self._steps, None)  # saves when due, obeys signals
 
 
