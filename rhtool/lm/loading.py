@@ -141,12 +141,10 @@ def freeze(made: PreTrainedModel, layers: int) -> None:
 
 
 def save(made: Any, tokenizer: PreTrainedTokenizerBase, directory: Path) -> None:
-    """An ordinary Hugging Face folder: safetensors, configuration, tokenizer with its chat template. Adapters are merged
-    into a copy of the weights, so that it loads without peft too; they alone lie beside it in `adapter/`."""
+    """An ordinary Hugging Face folder: safetensors, configuration, tokenizer with its chat template. Adapters are written
+    to `adapter/` in it, and merged into the weights, so that it loads without peft too: `made` has none afterwards."""
     if hasattr(made, "merge_and_unload"):
-        import copy
-
         made.save_pretrained(directory / "adapter")
-        made = copy.deepcopy(made).merge_and_unload()
+        made = made.merge_and_unload()
     made.save_pretrained(directory)
     tokenizer.save_pretrained(directory)

@@ -19,9 +19,11 @@ import json
 import math
 import time
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import numpy as np
+import safetensors.torch
 import torch
 from datasets import Dataset
 from torch import Tensor, nn
@@ -32,7 +34,7 @@ from rhtool.data.base import Row
 from rhtool.divergences import Divergence
 from rhtool.errors import RhtoolError
 from rhtool.hacking import diagnostics
-from rhtool.lm import ppo_math
+from rhtool.lm import loading, ppo_math
 from rhtool.lm.text import Format
 from rhtool.lm.training import InRun, arguments, save_batch
 from rhtool.run import Run
@@ -365,11 +367,14 @@ def correlation(x: Tensor, y: Tensor) -> float:
     return float((x * y).sum()) / scale if scale > 0 else math.nan
 
 
-def without_value_head(model: Any) -> Any:
-    """A copy of the policy as an ordinary language model."""
-    policy = copy.copy(model)
-    policy._modules = {name: module for name, module in model._modules.items() if name != VALUE}
-    return policy
+def save(work: Ppo, directory: Path) -> None:
+    """The policy as an ordinary language model; its value head beside it in `value_head.safetensors`."""
+    policy = copy.copy(work.accelerator.unwrap_model(work.model))
+    policy._modules = dict(policy._modules)
+    head = policy._modules.pop(VALUE, None)
+    loading.save(policy, work.form.tokenizer, directory)
+    if head is not None:
+        safetensors.torch.save_file(head.state_dict(), directory / "value_head.safetensors")
 
 
 # Evaluation

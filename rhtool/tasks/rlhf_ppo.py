@@ -142,11 +142,12 @@ class RlhfPpo(Task):
 
     def run(self, run: Run) -> dict[str, float]:
         """Train, evaluate, save."""
-        from rhtool.data.base import TRAIN, VALIDATION
-        from rhtool.lm import loading, ppo, text
-        from rhtool.rl.process import set_up
+        from rhtool.lm.process import set_up
 
         set_up(self.threads)
+        from rhtool.data.base import TRAIN, VALIDATION
+        from rhtool.lm import loading, ppo, text
+
         tokenizer = text.tokenizer_of(run.model, text.corpus(run.data))
         model = loading.language_model(run.model, tokenizer, run.seed)
         work = ppo.Ppo(run, self, model, tokenizer, run.data.prompts(TRAIN))
@@ -155,5 +156,5 @@ class RlhfPpo(Task):
         base = ppo.evaluate_base(work, held_out)
         work.fit(self.iterations, work.steps_of_round(self))
         metrics = ppo.final(work, held_out, base)
-        loading.save(ppo.without_value_head(work.model), tokenizer, run.path / SAVED)
+        ppo.save(work, run.path / SAVED)
         return {"steps": work.state.global_step, **metrics}

@@ -147,11 +147,12 @@ class RmTrainTexts(Fit, Task):
 
     def run(self, run: Run) -> dict[str, float]:
         """Fit, evaluate, save."""
-        from rhtool.lm import loading, reward_model, text
-        from rhtool.lm.training import steps_of
-        from rhtool.rl.process import set_up
+        from rhtool.lm.process import set_up
 
         set_up(self.threads)
+        from rhtool.lm import loading, reward_model, text
+        from rhtool.lm.training import steps_of
+
         tokenizer = text.tokenizer_of(run.model, text.corpus(run.data))
         work = reward_model.trainer(run, self, tokenizer, self.l2, self.margin, self.microbatch, self.every)
         work.fit(steps_of(work))

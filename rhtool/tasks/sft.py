@@ -39,11 +39,12 @@ class Sft(Fit, Task):
 
     def run(self, run: Run) -> dict[str, float]:
         """Fit, evaluate, save."""
-        from rhtool.lm import loading, sft, text
-        from rhtool.lm.training import steps_of
-        from rhtool.rl.process import set_up
+        from rhtool.lm.process import set_up
 
         set_up(self.threads)
+        from rhtool.lm import loading, sft, text
+        from rhtool.lm.training import steps_of
+
         tokenizer = text.tokenizer_of(run.model, text.corpus(run.data))
         work = sft.trainer(run, self, tokenizer, self.microbatch, self.every)
         work.fit(steps_of(work))
