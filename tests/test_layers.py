@@ -30,7 +30,7 @@ HEAVY = {
     "wandb",
 }
 HUGGING_FACE = {"transformers", "trl", "accelerate", "peft", "datasets", "deepspeed"}
-MATHEMATICS = {"lm/ppo_math.py", "rewards/combine.py"}
+MATHEMATICS = {"lm/bon.py", "lm/hedging.py", "lm/ppo_math.py", "rewards/combine.py"}
 """of language models too, but of arrays alone"""
 
 
