@@ -28,7 +28,7 @@ ENDS = ((1 - LEVEL) / 2, (1 + LEVEL) / 2)
 FEWEST_POINTS = 5
 """residuals of fewer points than this say nothing of their noise, two parameters having been fitted to them"""
 TIE = 2.0
-"""a difference in AIC below which two models describe data equally well (Burnham and Anderson 2002, section 2.6)"""
+"""a difference in AIC below which two models describe data equally well (Burnham and Anderson 2002)"""
 
 
 @dataclass(frozen=True)
@@ -39,9 +39,9 @@ class Form:
     basis: Callable[[NDArray], NDArray]
     """d of any shape -> (..., 2), whose product with (alpha, beta) is R"""
     bend: Callable[[NDArray, NDArray], NDArray]
-    """d of the maximum, for beta > 0"""
-    back: float
-    """R is zero again at this multiple of the peak's d"""
+    """alpha, beta -> d of the maximum, for beta > 0"""
+    top: Callable[[NDArray, NDArray, NDArray], NDArray]
+    """alpha, beta, that d -> R there"""
 
     def peak(self, alpha: ArrayLike, beta: ArrayLike) -> tuple[NDArray, NDArray]:
         """d* >= 0 of the largest R, and that R; both inf where R rises for ever (beta < 0, or beta = 0 < alpha)."""
@@ -49,18 +49,21 @@ class Form:
         with np.errstate(all="ignore"):
             bent = np.maximum(self.bend(alpha, beta), 0.0)
             d = np.where(beta > 0, bent, np.where((beta == 0) & (alpha <= 0), 0.0, np.inf))
-            gain = np.sum(self.basis(d) * np.stack([alpha, beta], axis=-1), axis=-1)
-        return d, np.where(np.isfinite(d), gain, np.inf)
+            gain = np.where(beta > 0, self.top(alpha, beta, d), d)  # 0 at 0, inf at inf
+        return d, gain
+
+
+def _bon_basis(d: NDArray) -> NDArray:
+    return np.stack([d, -np.square(d)], axis=-1)
 
 
 def _rl_basis(d: NDArray) -> NDArray:
-    d = np.asarray(d, float)
     return np.stack([d, -d * np.log(np.where(d > 0, d, 1.0))], axis=-1)
 
 
 FORMS = {
-    "best-of-n": Form("best-of-n", lambda d: np.stack([d, -np.square(d)], axis=-1), lambda a, b: a / (2 * b), 2.0),
-    "RL": Form("RL", _rl_basis, lambda a, b: np.exp(a / b - 1), math.e),
+    "best-of-n": Form("best-of-n", _bon_basis, lambda a, b: a / (2 * b), lambda a, b, d: a * d / 2),
+    "RL": Form("RL", _rl_basis, lambda a, b: np.exp(a / b - 1), lambda a, b, d: b * d),
 }
 
 
@@ -113,8 +116,9 @@ def fit(table: pd.DataFrame, form: Form | str, of: str = "true", resamples: int 
     Intervals: with at least `FEWEST` runs, runs are resampled with all their points. With fewer the residuals of points
     are, in circular blocks of n^(1/3) neighbours (Politis and Romano 1992), which says how noise moves the fit, not how
     another run would differ; none for fewer than `FEWEST_POINTS` points. Either way the resamples are spread about
-    the estimate by sqrt(m / dof) t_dof / z, as few draws are too close to each other (Hesterberg 2015, section 3.3, who does so
-    with the quantiles): m runs, dof = m - 1; m points, dof = m - 3 (two parameters and the mean of the residuals, which are centred). The limits are percentiles. None if `resamples=0`.
+    the estimate by sqrt(m / dof) t_dof / z, as few draws are too close to each other (Hesterberg 2015, arXiv 1411.5279, does
+    so with the quantiles): m runs, dof = m - 1; m points, dof = m - 3, for two parameters and the mean of the residuals,
+    which are centred. The limits are percentiles. None if `resamples=0`.
 
     Raises `RhtoolError` if there are fewer than three distances above 0, the returns are all equal, or a standard error
     is not above 0 or is known of some points only.
