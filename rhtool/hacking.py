@@ -162,14 +162,23 @@ def course(
     """
     import numpy as np
 
-    reach = len(steps) // 50
-    window = np.ones(2 * reach + 1)
-    counts = np.convolve(np.ones(len(steps)), window, "same") if reach else np.ones(len(steps))
-    true, proxy = (np.convolve(x, window, "same") / counts if reach else np.asarray(x, float) for x in (true, proxy))
+    true, proxy = averaged(true), averaged(proxy)
     drop = float(true.max() - true[proxy.argmax()])
     safe = np.flatnonzero(~((true < base_true) & (proxy > base_proxy)))
     first = 0 if len(safe) == 0 else int(safe[-1]) + 1
     return drop, float(steps[first]) if first < len(steps) else math.nan
+
+
+def averaged(returns: np.ndarray) -> np.ndarray:
+    """Returns (N,) of one run, in order, each averaged over a fiftieth of the run to either side."""
+    import numpy as np
+
+    returns = np.asarray(returns, np.float64)
+    reach = len(returns) // 50
+    window = np.ones(2 * reach + 1)
+    return (
+        np.convolve(returns, window, "same") / np.convolve(np.ones(len(returns)), window, "same") if reach else returns
+    )
 
 
 DIAGNOSTICS = {
