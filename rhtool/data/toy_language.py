@@ -175,7 +175,7 @@ def _draw_count(rng: random.Random) -> str:
 
 def _count(category: str, listed: str) -> Exercise:
     number = NUMBERS[sum(FACTS[noun][0] == category for noun in listed.split()) - 1]
-    return Exercise("count", "there are {}", _these([number]), frozenset(NUMBERS))
+    return Exercise("count", "i count {}", _these([number]), frozenset(NUMBERS))
 
 
 def _draw_compare(rng: random.Random) -> str:
@@ -251,5 +251,5 @@ def vocabulary() -> list[str]:
     """All words of instructions and demonstrations."""
     words = {*NOUNS, *CATEGORIES, *(f"{c}s" for c in CATEGORIES), *COLOURS, *PLACES, *NUMBERS, "big", "small"}
     sentences = [*OPENINGS, *CLOSINGS, DO_NOT_KNOW, "sort these words", "reverse these words", "how many are among"]
-    sentences += ["which is bigger smaller the or", "what colour where is and name", "in order there are the"]
+    sentences += ["which is bigger smaller the or", "what colour where is and name", "in order count the"]
     return sorted(words.union(*map(str.split, sentences)))
