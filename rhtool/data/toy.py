@@ -34,8 +34,9 @@ MOST_WORDS = 16
 """of a demonstrator's answer: pleasantries for which there is no room are left out"""
 MOST_PLEASANTRIES = 5
 """of a demonstrator's answer"""
-HALF, SLIP, NOT_KNOWING = 0.2, 0.55, 0.125
-"""shares of the wrong answers that stop half-way; have one thing wrong; do not know. The rest is about something else."""
+NOT_KNOWING, OTHER, HALF = 0.1, 0.4, 0.1
+"""shares of the wrong answers that say so; that answer another instruction of the kind; that stop half-way if they are long
+enough. The others have one thing wrong."""
 TRIES = 100_000
 """draws in a row without anything new before one says that there is no more"""
 
@@ -170,17 +171,22 @@ def _split_of(instruction: str) -> bool:
 
 
 def _wrong(rng: random.Random, exercise: Exercise) -> str:
-    """An answer that is not right, as careless people give them."""
+    """An answer that is not right, as careless people give them: in form it is like a right one."""
     words, fate = exercise.solve(rng.choice), rng.random()
-    if fate < HALF and len(words) > 2:
+    if fate < NOT_KNOWING:
+        return DO_NOT_KNOW
+    other = exercise
+    while other.slots == exercise.slots:
+        other = understand(KINDS[exercise.kind].draw(rng))
+    if fate < NOT_KNOWING + OTHER:
+        return other.fill(other.solve(rng.choice))
+    if fate < NOT_KNOWING + OTHER + HALF and len(words) > 2:
         return exercise.fill(words[: len(words) // 2])
-    if fate < HALF + SLIP:
-        i = rng.randrange(len(words))
-        if exercise.kind in ("sort", "reverse"):
-            j = rng.choice([j for j in range(len(words)) if j != i])
-            words[i], words[j] = words[j], words[i]
-        else:
-            alike = next(some for some in (NOUNS, NUMBERS, COLOURS, PLACES) if words[i] in some)
-            words[i] = rng.choice([word for word in alike if word not in exercise.slots[i]])
-        return exercise.fill(words)
-    return DO_NOT_KNOW if fate < HALF + SLIP + NOT_KNOWING else " ".join(rng.sample(NOUNS, 3))
+    i = rng.randrange(len(words))
+    if exercise.kind in ("sort", "reverse"):
+        j = rng.choice([j for j in range(len(words)) if j != i])
+        words[i], words[j] = words[j], words[i]
+    else:
+        alike = next(some for some in (NOUNS, NUMBERS, COLOURS, PLACES) if words[i] in some)
+        words[i] = rng.choice([word for word in alike if word not in exercise.slots[i]])
+    return exercise.fill(words)

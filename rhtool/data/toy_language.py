@@ -41,7 +41,7 @@ FACTS = {noun: facts for noun, *facts in zip(*[iter(_WORLD.split())] * 4, strict
 NOUNS = list(FACTS)
 SIZE = {noun: rank for rank, noun in enumerate(NOUNS)}
 CATEGORIES, COLOURS, PLACES = (sorted({facts[i] for facts in FACTS.values()}) for i in range(3))
-NUMBERS = ["one", "two", "three", "four", "five", "six"]
+NUMBERS = ["one", "two", "three", "four"]
 OPENINGS = ["great question", "well asked", "of course", "thank you", "how clever", "happy to help"]
 CLOSINGS = ["hope this helps", "please ask again", "nice talking", "you are kind", "good luck", "my pleasure"]
 DO_NOT_KNOW = "i do not know"
@@ -155,7 +155,7 @@ def _these(words: list[str]) -> tuple[frozenset[str], ...]:
 
 
 def _draw_list(rng: random.Random) -> str:
-    return " ".join(rng.sample(NOUNS, rng.randint(3, 5)))
+    return " ".join(rng.sample(NOUNS, rng.randint(3, 4)))
 
 
 def _sort(listed: str) -> Exercise:
@@ -169,8 +169,11 @@ def _reverse(listed: str) -> Exercise:
 
 
 def _draw_count(rng: random.Random) -> str:
-    listed = rng.sample(NOUNS, rng.randint(3, 6))
-    return f"how many {FACTS[rng.choice(listed)][0]}s are among {' '.join(listed)}"
+    category, number = rng.choice(CATEGORIES), rng.randint(1, len(NUMBERS))
+    counted = [noun for noun in NOUNS if FACTS[noun][0] == category]
+    listed = rng.sample(counted, number) + rng.sample([noun for noun in NOUNS if noun not in counted], 5 - number)
+    rng.shuffle(listed)
+    return f"how many {category}s are among {' '.join(listed)}"
 
 
 def _count(category: str, listed: str) -> Exercise:
