@@ -51,6 +51,14 @@ def read(record: Any, where: str) -> tuple[str, Row]:
     return PREFERENCES, {"prompt": _prompt(rest, where), **pair, **rest}
 
 
+def read_as(kind: str | None, record: Any, where: str) -> Row:
+    """The row of a record that must be of one kind (None: of any)."""
+    found, row = read(record, where)
+    if kind not in (found, None):
+        raise _wrong(f"this row is one of {found}, not of {kind}", where)
+    return row
+
+
 def dialogue(text: Any, where: str) -> tuple[list[Message], str]:
     """(the conversation, the answer) of a list of messages, or of a text of turns "Human: ..." and "Assistant: ...", split at the
     last "Assistant:" that begins a turn. Turns of one speaker in a row are one message; spaces around a turn are not part of

@@ -32,12 +32,12 @@ from rhtool.errors import ConfigError
 
 MOST_WORDS = 16
 """of a demonstrator's answer: pleasantries for which there is no room are left out"""
-MOST_PLEASANTRIES = 5
+MOST_PLEASANTRIES = 4
 """of a demonstrator's answer"""
-NOT_KNOWING, OTHER, HALF = 0.1, 0.4, 0.1
-"""shares of the wrong answers that say so; that answer another instruction of the kind; that stop half-way if they are long
-enough. The others have one thing wrong."""
-TRIES = 100_000
+NOT_KNOWING, OTHER, HALF = 0.3, 0.3, 0.1
+"""shares of the wrong answers that say so; that answer another instruction; that stop half-way, if they are long enough. The
+others have one thing wrong."""
+TRIES = 20_000
 """draws in a row without anything new before one says that there is no more"""
 
 
@@ -58,8 +58,8 @@ class Toy(Data):
     """share of answers that are right, in the mean of the demonstrators"""
     skill_spread: float = 0.45
     """the most careful demonstrator is right so much more often than the mean, the least careful one so much less"""
-    politeness: float = 0.5
-    """share of the pleasantries that could be said, five an answer, which the most careful demonstrator says; it grows with the
+    politeness: float = 0.6
+    """share of the pleasantries that could be said, four an answer, which the most careful demonstrator says; it grows with the
     square of care, from none"""
     rationality: float = 6.0
     """of the labeller, in 1 / point: prefers a to b with probability sigmoid(rationality (true(a) - true(b)))"""
@@ -177,7 +177,7 @@ def _wrong(rng: random.Random, exercise: Exercise) -> str:
         return DO_NOT_KNOW
     other = exercise
     while other.slots == exercise.slots:
-        other = understand(KINDS[exercise.kind].draw(rng))
+        other = understand(rng.choice(list(KINDS.values())).draw(rng))
     if fate < NOT_KNOWING + OTHER:
         return other.fill(other.solve(rng.choice))
     if fate < NOT_KNOWING + OTHER + HALF and len(words) > 2:

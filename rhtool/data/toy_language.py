@@ -177,7 +177,7 @@ def _draw_count(rng: random.Random) -> str:
 
 
 def _count(category: str, listed: str) -> Exercise:
-    number = NUMBERS[sum(FACTS[noun][0] == category for noun in listed.split()) - 1]
+    number = dict(enumerate(NUMBERS, 1))[sum(FACTS[noun][0] == category for noun in listed.split())]
     return Exercise("count", "i count {}", _these([number]), frozenset(NUMBERS))
 
 
@@ -244,7 +244,7 @@ def understand(instruction: str) -> Exercise:
         if match := kind.pattern.fullmatch(instruction):
             try:
                 return kind.exercise(*match.groups())
-            except (KeyError, IndexError):  # a group without members, a count of nothing
+            except KeyError:  # a group without members, a count of none or of more than there are numbers
                 break
     examples = "; ".join(kind.draw(random.Random(0)) for kind in KINDS.values())
     raise RhtoolError(f"'{instruction[:80]}' is no instruction of the toy language", "data=toy", f"such as: {examples}")
