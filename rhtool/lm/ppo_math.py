@@ -67,9 +67,8 @@ def gae(rewards: Tensor, values: Tensor, mask: Tensor, gamma: float = 1.0, lam: 
         rewards, values = (torch.where(mask, x, 0.0) for x in (rewards, values))
         following = torch.nn.functional.pad(values[:, 1:], (0, 1))
         delta = rewards + gamma * following - values
-        # The token before a row's first would inherit its value: only valid tokens have a delta.
         advantage, advantages = values.new_zeros(len(values)), []
-        for step in torch.where(mask, delta, 0.0).flip(1).unbind(1):
+        for step in delta.flip(1).unbind(1):
             advantage = torch.add(step, advantage, alpha=gamma * lam)
             advantages.append(advantage)
         advantages = torch.where(mask, torch.stack(advantages, 1).flip(1), 0.0)
