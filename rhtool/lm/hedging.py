@@ -21,7 +21,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import ArrayLike
 from scipy.optimize import brentq
-from scipy.special import expi, softmax
+from scipy.special import expi
 from scipy.stats import poisson
 
 from rhtool.errors import ConfigError
@@ -37,20 +37,21 @@ class Hedge:
     """whether less selection gives less, and so does the most that was looked at"""
 
 
-def _first_best(values: ArrayLike) -> tuple[int, bool]:
-    """The first of the highest values, up to rounding, and whether it is neither at the beginning nor kept to the end."""
+def _first_best(answers: Answers, values: ArrayLike) -> tuple[int, bool]:
+    """The first of the highest expected true rewards, and whether it is neither at the beginning nor kept to the end."""
     values = np.asarray(values)
-    top = values.max() - 1e-10 * np.abs(values).max()
+    # Rounding is not to tell apart strengths that make no difference.
+    top = values.max() - 1e-10 * max(np.abs(true).max() for true in answers.true)
     first = int(np.flatnonzero(values >= top)[0])
     return first, bool(first > 0 and values[-1] < top)
 
 
 def _peak(
-    grid: Sequence[float], value: Callable[[float], float], slope: Callable[[float], float]
+    answers: Answers, grid: Sequence[float], value: Callable[[float], float], slope: Callable[[float], float]
 ) -> tuple[float, bool]:
     """Where `value` is highest, and whether that is between the ends of the grid: the root of `slope` beside the best
     point of the grid. Theorem 1 of arXiv 2506.19248 has one peak; estimates from few answers may have several."""
-    best, interior = _first_best([value(x) for x in grid])
+    best, interior = _first_best(answers, [value(x) for x in grid])
     if not interior:
         return grid[best], False
     low, high = (grid[best], grid[best + 1]) if slope(grid[best]) > 0 else (grid[best - 1], grid[best])
@@ -62,7 +63,7 @@ def _peak(
 def hedge_best_of_n(answers: Answers) -> Hedge:
     """HedgeTune for best-of-n: the n up to `answers.fewest` of most true reward. Of equal ones the least."""
     curve = best_of_each_n(answers)
-    best, interior = _first_best(curve)
+    best, interior = _first_best(answers, curve)
     return Hedge(best_of_n(answers, [best + 1])[0], interior)
 
 
@@ -137,7 +138,7 @@ def hedge_best_of_poisson(answers: Answers) -> Hedge:
 
     most = (math.sqrt(8 + len(curve)) - 3) ** 2  # rate + 6 sqrt(rate) + 1 = N
     grid = [0.0, *np.geomspace(min(1e-2, most), most, 200)] if most > 0 else [0.0]
-    rate, interior = _peak(grid, value, slope)
+    rate, interior = _peak(answers, grid, value, slope)
     return Hedge(best_of_poisson(answers, [rate])[0], interior)
 
 
@@ -147,74 +148,78 @@ def hedge_best_of_poisson(answers: Answers) -> Hedge:
 class _Subsets:
     """Scores of subsets of n answers of each prompt, to average over.
 
-    Each of `draws` shuffles of a prompt's answers is cut into N // n subsets; where there are no more subsets than that
-    makes, all of them are taken, and the average is exact.
+    Shuffled answers are cut into N // n subsets, and shuffled again, until there are `subsets` of each prompt, or `MOST`
+    answers in all of them. Where no more subsets exist, all are taken and the average is exact.
     """
 
-    def __init__(self, answers: Answers, n: int, draws: int, seed: int):
+    MOST = 2**18
+
+    def __init__(self, answers: Answers, n: int, subsets: int, seed: int):
         if not 1 <= n <= answers.fewest:
             said = f"soft best-of-{n} cannot be estimated from {answers.fewest} answers"
             raise ConfigError(said, "n", f"1 <= n <= {answers.fewest}")
-        if draws < 1:
-            raise ConfigError(f"{draws} shuffles give no subset", "draws", "draws >= 1")
+        if subsets < 1:
+            raise ConfigError(f"nothing can be averaged over {subsets} subsets", "subsets", "subsets >= 1")
         self.scores = []
         for q, (proxy, true) in enumerate(zip(answers.proxy, answers.true, strict=True)):
             size = len(proxy)
-            if math.comb(size, n) <= draws * (size // n):
+            if math.comb(size, n) <= subsets:
                 chosen = np.array([*itertools.combinations(range(size), n)])
             else:
-                rng = np.random.default_rng([seed, q])
-                shuffled = rng.permuted(np.tile(np.arange(size), (draws, 1)), axis=1)
-                chosen = shuffled[:, : size // n * n].reshape(-1, n)
+                rng, each, many = np.random.default_rng([seed, q]), size // n, min(subsets, max(self.MOST // n, 1))
+                shuffled = [rng.permutation(size)[: each * n].reshape(each, n) for _ in range(-(-many // each))]
+                chosen = np.concatenate(shuffled)[:many]
             self.scores.append((proxy[chosen], true[chosen]))
 
-    def expected(self, temperature: float) -> tuple[Array, Array]:
-        """Expected proxy and true reward of each prompt, (Q,) each."""
-        kept = [_kept(proxy, temperature) for proxy, _ in self.scores]
-        proxy, true = (
-            np.array([(p * scores[i]).sum(1).mean() for p, scores in zip(kept, self.scores, strict=True)])
-            for i in (0, 1)
-        )
-        return proxy, true
+    def expected(self, strength: float) -> tuple[Array, Array]:
+        """Expected proxy and true reward of each prompt, (Q,) each, at 1 / temperature = `strength`."""
+        means = np.empty((2, len(self.scores)))
+        for q, (proxy, true) in enumerate(self.scores):
+            p = _kept(proxy, strength)
+            means[:, q] = np.vdot(p, proxy) / len(p), np.vdot(p, true) / len(p)
+        return means[0], means[1]
 
     def slope(self, strength: float) -> float:
-        """Derivative of the expected true reward in 1 / temperature: the covariance of both rewards among the kept."""
+        """Derivative of the expected true reward in `strength`: the covariance of both rewards in what is kept."""
         total = 0.0
         for proxy, true in self.scores:
-            p = _kept(proxy, 1 / strength if strength else math.inf)
-            apart = proxy - (p * proxy).sum(1, keepdims=True)
-            total += float((p * apart * true).sum(1).mean())
-        return total / len(self.scores)
+            p = _kept(proxy, strength)
+            apart = proxy - np.vecdot(p, proxy)[:, None]
+            total += np.vdot(p * apart, true) / len(p)
+        return float(total / len(self.scores))
 
 
-def _kept(scores: Array, temperature: float) -> Array:
-    """Probabilities over the last axis in proportion to e^(score / temperature); at 0 over the best, equally."""
-    if temperature == 0:
-        best = scores == scores.max(-1, keepdims=True)
-        return best / best.sum(-1, keepdims=True)
-    return softmax((scores - scores.max(-1, keepdims=True)) / temperature, axis=-1)
+def _kept(scores: Array, strength: float) -> Array:
+    """Probabilities over the last axis in proportion to e^(strength score); at infinity over the best, equally."""
+    below = scores - scores.max(-1, keepdims=True)
+    p = np.exp(strength * below) if strength < math.inf else (below == 0).astype(np.float64)
+    return p / p.sum(-1, keepdims=True)
+
+
+def _inverse(x: float) -> float:
+    return 1 / x if x else math.inf
 
 
 def soft_best_of_n(
-    answers: Answers, n: int, temperatures: Sequence[float], draws: int = 32, seed: int = 0
+    answers: Answers, n: int, temperatures: Sequence[float], subsets: int = 1024, seed: int = 0
 ) -> list[Point]:
     """Of n answers keep one with probability in proportion to e^(proxy / temperature), for each temperature >= 0, in the
     proxy's unit: 0 is best-of-n, infinity no selection.
 
-    Rewards: averaged over subsets, unbiased; `draws` shuffles of the answers, or all subsets if these are no more. Every
-    temperature sees the same subsets. The standard errors have the noise of the shuffles in them.
+    Rewards: averaged over that many random subsets of each prompt's answers, or over all subsets if these are no more;
+    unbiased. Every temperature sees the same subsets. That they are random is in the standard errors.
     Divergences: `soft_divergences`, mean over prompts.
     """
     for temperature in temperatures:
         if not temperature >= 0:
             raise ConfigError(f"{temperature} is no temperature", "temperature", "temperature >= 0")
-    subsets = _Subsets(answers, n, draws, seed)
-    proxy, true = (np.stack(x, 1) for x in zip(*(subsets.expected(t) for t in temperatures), strict=True))
+    drawn = _Subsets(answers, n, subsets, seed)
+    proxy, true = (np.stack(x, 1) for x in zip(*(drawn.expected(_inverse(t)) for t in temperatures), strict=True))
     far = [np.mean([soft_divergences(p, n, t) for p in answers.proxy], 0) for t in temperatures]
     return points(temperatures, proxy, true, *zip(*far, strict=True))
 
 
-def soft_divergences(proxy: ArrayLike, n: int, temperature: float, atoms: int = 1024) -> tuple[float, float]:
+def soft_divergences(proxy: ArrayLike, n: int, temperature: float) -> tuple[float, float]:
     """KL (nats) and chi2 of soft best-of-n from the base policy, if its answers have the proxy scores (N,), each as likely.
 
     An answer becomes more likely by
@@ -222,10 +227,10 @@ def soft_divergences(proxy: ArrayLike, n: int, temperature: float, atoms: int = 
         rho = n E[w / (w + W)] = n integral_0^inf w e^(-s w) (E e^(-s w))^(n-1) ds,   w = e^(proxy / temperature)
 
     W being the sum over n - 1 others, because 1 / x = integral e^(-s x) ds. By quadrature in log s, which is exact to
-    rounding; of more than `atoms` scores only as many quantiles. Never above `best_of_n_kl` and `best_of_n_chi2`, which
+    rounding; of more scores than 512 and 8 n, only as many quantiles. Never above `best_of_n_kl` and `best_of_n_chi2`, which
     it tends to at low temperatures if N is far above n.
     """
-    x = np.sort(np.asarray(proxy, np.float64))
+    x, atoms = np.sort(np.asarray(proxy, np.float64)), max(512, 8 * n)
     if len(x) > atoms:
         x = np.quantile(x, (np.arange(atoms) + 0.5) / atoms)
     levels, count = np.unique(x, return_counts=True)
@@ -249,17 +254,12 @@ def soft_divergences(proxy: ArrayLike, n: int, temperature: float, atoms: int = 
     return max(kl, 0.0), max(float(share @ np.square(rho - 1)), 0.0)
 
 
-def hedge_soft_best_of_n(answers: Answers, n: int, draws: int = 32, seed: int = 0) -> Hedge:
+def hedge_soft_best_of_n(answers: Answers, n: int, subsets: int = 1024, seed: int = 0) -> Hedge:
     """HedgeTune for soft best-of-n: the temperature of most true reward, from 0.01 to 100 standard deviations of the
-    proxy within prompts, or 0, or infinity. On the subsets of `soft_best_of_n` with the same `draws` and `seed`.
+    proxy within prompts, or 0, or infinity. On the subsets of `soft_best_of_n` with the same `subsets` and `seed`.
     """
-    subsets = _Subsets(answers, n, draws, seed)
+    drawn = _Subsets(answers, n, subsets, seed)
     deviation = math.sqrt(np.mean([p.var() for p in answers.proxy]))
-    grid = [0.0, *np.geomspace(0.01, 100, 81) / deviation, math.inf] if deviation > 0 else [0.0]
-
-    def value(strength: float) -> float:
-        return float(subsets.expected(1 / strength if strength else math.inf)[1].mean())
-
-    strength, interior = _peak(grid, value, subsets.slope)
-    point = soft_best_of_n(answers, n, [1 / strength if strength else math.inf], draws, seed)[0]
-    return Hedge(point, interior)
+    grid = [0.0, *np.geomspace(0.01, 100, 41) / deviation, math.inf] if deviation > 0 else [0.0]
+    strength, interior = _peak(answers, grid, lambda x: float(drawn.expected(x)[1].mean()), drawn.slope)
+    return Hedge(soft_best_of_n(answers, n, [_inverse(strength)], subsets, seed)[0], interior)

@@ -47,9 +47,10 @@ def at_last_token(x: Tensor, mask: Tensor) -> Tensor:
 
 
 def sequence_log_ratio(log_prob: Tensor, base_log_prob: Tensor, mask: Tensor) -> Tensor:
-    """l (B,) = sum over valid tokens of log pi - log base, from both per token (B, T). Summed in float64."""
+    """l (B,) = sum over valid tokens of log pi - log base, from both per token (B, T). Summed in float64, given in the
+    dtype of the arguments, or float32 if theirs has half the bits."""
     ratio = torch.where(mask, log_prob - base_log_prob, 0.0)
-    return ratio.sum(1, dtype=torch.float64).to(ratio.dtype)
+    return ratio.sum(1, dtype=torch.float64).to(torch.promote_types(ratio.dtype, torch.float32))
 
 
 # --- advantages and losses ------------------------------------------------------------------------------------------
@@ -66,9 +67,8 @@ def gae(rewards: Tensor, values: Tensor, mask: Tensor, gamma: float = 1.0, lam: 
         rewards, values = (torch.where(mask, x, 0.0) for x in (rewards, values))
         following = torch.nn.functional.pad(values[:, 1:], (0, 1))
         delta = rewards + gamma * following - values
-        # The token before a row's first would inherit its value: only valid tokens have a delta.
         advantage, advantages = values.new_zeros(len(values)), []
-        for step in torch.where(mask, delta, 0.0).flip(1).unbind(1):
+        for step in delta.flip(1).unbind(1):
             advantage = torch.add(step, advantage, alpha=gamma * lam)
             advantages.append(advantage)
         advantages = torch.where(mask, torch.stack(advantages, 1).flip(1), 0.0)
@@ -148,7 +148,7 @@ def divergence_cost(divergence: Divergence, log_ratio: Tensor, mask: Tensor, lev
         paid = divergence.score_function(_samples(log_ratio, mask, level))
         if level == "token":
             return torch.zeros_like(log_ratio).masked_scatter(mask, paid)
-        return at_last_token(log_ratio.new_zeros(len(mask)).masked_scatter(mask.any(1), paid), mask)
+        return at_last_token(paid.new_zeros(len(mask)).masked_scatter(mask.any(1), paid), mask)
 
 
 def divergence_metrics(log_ratio: Tensor, mask: Tensor, clip: float = 10.0) -> dict[str, float]:

@@ -111,6 +111,13 @@ def test_true_scores_stay_with_their_answers():
         assert (a.proxy, a.true, a.true_se) == pytest.approx((b.proxy, b.true, b.true_se))
 
 
+def test_expected_rewards_are_in_the_order_of_the_prompts():
+    answers = random_answers([8, 3, 5, 8], ties=True)
+    proxy, true = answers.expected(lambda size: rank_weights(size, [1, 3]))
+    each = [[brute_force(p, t, n) for n in (1, 3)] for p, t in zip(answers.proxy, answers.true, strict=True)]
+    assert np.stack([proxy, true], -1) == pytest.approx(np.array(each))
+
+
 # --- divergences ----------------------------------------------------------------------------------------------------
 
 

@@ -223,6 +223,15 @@ def test_long_texts_are_summed_in_float64():
     assert torch.equal(ratio, exact) and not torch.equal(tokens.sum(1), exact)
 
 
+def test_texts_of_tokens_in_half_precision():
+    mask, ratio = right_padded(), random(B, T).to(torch.bfloat16)
+    whole = m.sequence_log_ratio(ratio, torch.zeros_like(ratio), mask)
+    assert whole.dtype == torch.float32
+    assert whole.tolist() == pytest.approx([ratio[i, mask[i]].double().sum().item() for i in range(B)], rel=1e-6)
+    cost = m.divergence_cost(SqrtChi2(), ratio, mask)
+    assert torch.equal(cost.float(), m.divergence_cost(SqrtChi2(), ratio.float(), mask))
+
+
 LENGTH, WORDS = 2, 3
 
 
