@@ -245,7 +245,7 @@ def analyse(table: pd.DataFrame, statistic: str = "iqm", resamples: int = 2000) 
             fits[of] = {name: fit(table, form, of, resamples) for name, form in FORMS.items()}
         except RhtoolError as error:
             why.append(error.what)
-    choice = choose(table, fits["true"]) if "true" in fits else None
+    choice = choose(table) if "true" in fits else None
     return Analysis(table, stops, fits, choice, "; ".join(dict.fromkeys(why)), statistic)
 
 

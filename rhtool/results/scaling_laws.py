@@ -13,7 +13,7 @@ Both are linear in alpha and beta, so a fit is one least-squares problem. The ta
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -80,8 +80,6 @@ class Fit:
     """what the intervals come from: "runs", "points", or "" where there are too few for intervals"""
     draws: NDArray[np.float64]
     """alpha and beta of the resamples, (resamples, 2)"""
-    residuals: NDArray[np.float64]
-    """measured minus fitted, over the standard errors where these are known, of the rows with d > 0"""
 
     def __call__(self, d: ArrayLike) -> NDArray[np.float64]:
         """R(d), of the shape of d."""
@@ -137,10 +135,7 @@ def fit(table: pd.DataFrame, form: Form | str, of: str = "true", resamples: int 
     se = _errors(table, of)
     y, X = table[of].to_numpy() / se, form.basis(table.d.to_numpy()) / se[:, None]
     used = table.d.to_numpy() > 0
-    # Distances may be of any size, chi2 above all: columns are brought to length 1.
-    unit = np.linalg.norm(X[used], axis=0)
-    unit[unit == 0] = 1.0
-    inverse = np.linalg.pinv(X[used] / unit) / unit[:, None]
+    inverse = _inverse(X[used])
     value = inverse @ y[used]
     residuals = (y - X @ value)[used]
     rng = np.random.default_rng(seed)
@@ -148,7 +143,7 @@ def fit(table: pd.DataFrame, form: Form | str, of: str = "true", resamples: int 
     resampled, draws = "", np.empty((0, 2))
     if resamples and len(runs) >= FEWEST:
         resampled, m, dof = "runs", len(runs), len(runs) - 1
-        draws = _over_runs(X / unit, y, runs, resamples, rng) / unit
+        draws = _over_runs(X, y, runs, resamples, rng)
     elif resamples and len(far) >= FEWEST_POINTS:
         resampled, m, dof = "points", len(far), len(far) - 3
         noise = _blocks(residuals - residuals.mean(), len(table), resamples, rng) * se
@@ -163,7 +158,7 @@ def fit(table: pd.DataFrame, form: Form | str, of: str = "true", resamples: int 
     alpha, beta = (Estimate(float(v), **_limits(d), n=len(runs)) for v, d in zip(value, draws.T, strict=True))
     returns, weights = far[of].to_numpy(), 1 / se[used] ** 2
     total = weights @ (returns - np.average(returns, weights=weights)) ** 2
-    return Fit(form, alpha, beta, float(1 - residuals @ residuals / total), resampled, draws, residuals)
+    return Fit(form, alpha, beta, float(1 - residuals @ residuals / total), resampled, draws)
 
 
 def _errors(table: pd.DataFrame, of: str) -> NDArray[np.float64]:
@@ -184,13 +179,15 @@ def _errors(table: pd.DataFrame, of: str) -> NDArray[np.float64]:
 
 def _over_runs(X: NDArray, y: NDArray, runs: list[NDArray], resamples: int, rng: np.random.Generator) -> NDArray:
     """The estimates of resampled runs, (<= resamples, 2), from the runs' sums of products."""
-    grams = np.array([X[at].T @ X[at] for at in runs])
-    moments = np.array([X[at].T @ y[at] for at in runs])
+    unit = np.linalg.norm(X, axis=0)
+    unit[unit == 0] = 1.0
+    grams = np.array([(X[at] / unit).T @ (X[at] / unit) for at in runs])
+    moments = np.array([(X[at] / unit).T @ y[at] for at in runs])
     counts = rng.multinomial(len(runs), np.full(len(runs), 1 / len(runs)), size=resamples).astype(float)
     gram, moment = np.tensordot(counts, grams, 1), counts @ moments
     # A run that has a single distance cannot be fitted alone.
     solvable = np.linalg.cond(gram) < 1e12
-    return np.linalg.solve(gram[solvable], moment[solvable][..., None])[..., 0]
+    return np.linalg.solve(gram[solvable], moment[solvable][..., None])[..., 0] / unit
 
 
 def _blocks(residuals: NDArray, n: int, resamples: int, rng: np.random.Generator) -> NDArray:
@@ -217,28 +214,42 @@ class Choice:
         return self.aic.low > 0 and self.aic.value > TIE
 
 
-def choose(table: pd.DataFrame, fits: Mapping[str, Fit]) -> Choice:
-    """The form with the lower AIC, of fits to the true return.
+def choose(table: pd.DataFrame) -> Choice:
+    """The form with the lower AIC for the true return of `points`, under Gaussian noise of one variance.
 
-    Both have the same number of parameters, so AICs differ as twice the log-likelihoods do. The interval is that of
-    Vuong (1989) for models of which neither contains the other, from the variance over runs or, with fewer than `FEWEST`
-    of them, over blocks of n^(1/3) neighbouring points; NaN with fewer than `FEWEST` of these.
+    Each run is fitted by itself, so that how runs differ is not taken for a form; all together if a run has fewer than three
+    distances above 0. Both forms have the same number of parameters, so their AICs differ as twice the log-likelihoods
+    do. The interval is that of Vuong (1989) for models of which neither contains the other, from the variance over
+    blocks of n^(1/3) neighbouring points of a run; NaN with fewer than `FEWEST` of these. Raises `RhtoolError` as `fit` does.
     """
-    far = table[table.d > 0]
-    size = np.sqrt(np.mean(np.square(far.true / _errors(table, "true")[table.d.to_numpy() > 0])))
+    far = table[table.d > 0].reset_index(drop=True)
+    se = _errors(far, "true")
+    y = far.true.to_numpy() / se
+    runs = [part.index.to_numpy() for _, part in far.groupby("run", sort=False)]
+    own = bool((far.groupby("run").d.nunique() > 2).all())
     likelihood = {}
-    for name, found in fits.items():
+    for name, form in FORMS.items():
+        X = form.basis(far.d.to_numpy()) / se[:, None]
+        residuals = np.empty(len(far))
+        for at in runs if own else [far.index.to_numpy()]:
+            residuals[at] = y[at] - X[at] @ (_inverse(X[at]) @ y[at])
         # Not zero, or of two perfect fits each would be infinitely better.
-        variance = max(float(np.mean(found.residuals**2)), float(1e-10 * size) ** 2)
-        likelihood[name] = -np.log(variance) - found.residuals**2 / variance  # twice, up to a constant
+        variance = max(float(np.mean(residuals**2)), 1e-20 * float(np.mean(y**2)))
+        likelihood[name] = -np.log(variance) - residuals**2 / variance  # twice, up to a constant
     better, other = sorted(likelihood, key=lambda name: -likelihood[name].sum())
     difference = likelihood[better] - likelihood[other]
-    units = far.run.factorize()[0]
-    if units.max() + 1 < FEWEST:
-        units = np.arange(len(far)) // max(1, round(len(far) ** (1 / 3)))
-    sums = np.bincount(units, difference)
+    length = max(1, round((len(far) / len(runs)) ** (1 / 3)))
+    sums = [part.sum() for at in runs for part in np.split(difference[at], range(length, len(at), length))]
     value, m = float(difference.sum()), len(sums)
     if m < FEWEST:
         return Choice(better, other, Estimate(value, n=m))
-    reach = float(student.ppf(ENDS[1], m - 1) * math.sqrt(m) * sums.std(ddof=1))
+    reach = float(student.ppf(ENDS[1], m - 1) * math.sqrt(m) * np.std(sums, ddof=1))
     return Choice(better, other, Estimate(value, value - reach, value + reach, m))
+
+
+def _inverse(X: NDArray) -> NDArray:
+    """(N, 2) -> (2, N), the pseudoinverse."""
+    # Distances may be of any size, chi2 above all: columns are brought to length 1.
+    unit = np.linalg.norm(X, axis=0)
+    unit[unit == 0] = 1.0
+    return np.linalg.pinv(X / unit) / unit[:, None]
