@@ -116,7 +116,9 @@ def test_every_task_has_a_page(task):
     assert f"task={task}" in page.read_text()
 
 
-@pytest.mark.parametrize("group, page", [("divergence", "divergences.md"), ("env", "environments.md")])
+@pytest.mark.parametrize(
+    "group, page", [("divergence", "divergences.md"), ("env", "environments.md"), ("data", "data.md")]
+)
 def test_every_option_is_in_its_page(group, page):
     text = (ROOT / "docs" / page).read_text()
     for file in (CONF / group).glob("*.yaml"):

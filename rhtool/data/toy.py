@@ -49,7 +49,7 @@ class Toy(Data):
     """instructions of the training split, all different, six kinds in equal parts; 10,800 at most"""
     n_demonstrations: int = 12000
     """demonstrations of the training split, of its instructions in turn"""
-    n_preferences: int = 6000
+    n_preferences: int = 3000
     """pairs of the training split, likewise"""
     n_validation: int = 600
     """instructions, demonstrations and pairs of the validation split; its instructions are never those of the training split,
