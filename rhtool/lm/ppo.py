@@ -255,7 +255,7 @@ class Ppo(InRun, GRPOTrainer):
         if "true" in found:
             self._note("correlation", correlation(found["proxy"], found["true"]))
         for key, value in ppo_math.divergence_metrics(ratio, mask).items():
-            self._note(key if key.endswith("frac") else f"divergence/{key}", value)
+            self._note(f"divergence/{key}", value)
         self._note("text/length", float(mask.sum(1).float().mean()))
         self._note("text/finished", float(finished.float().mean()))
         self._note("penalty/coeff", self.coeff.value)
@@ -450,7 +450,7 @@ def evaluate(work: Ppo, rows: list[Row], step: int) -> dict[str, float]:
     if work.task.eval_temperature == 1 and work.task.eval_top_p == 1:
         valid = torch.ones(len(ratio), 1, dtype=torch.bool)
         measured = ppo_math.divergence_metrics(ratio.unsqueeze(1), valid)
-        metrics |= {f"divergence/{key}": value for key, value in measured.items() if not key.endswith("frac")}
+        metrics |= {f"divergence/{key}": value for key, value in measured.items()}
     write(work, step, rows, answers, ids, finished, scores, found, ratio)
     return metrics
 
@@ -478,7 +478,7 @@ def write(
     write_atomic(directory / f"step_{step:06d}.jsonl", ("\n".join(lines) + "\n").encode())
 
 
-NAMES = {"grad_norm": "gradient_norm", "learning_rate": "lr"}
+NAMES = {"grad_norm": "ppo/gradient_norm", "learning_rate": "ppo/lr"}
 """what TRL calls it, and docs/metrics.md"""
 
 

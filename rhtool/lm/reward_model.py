@@ -26,9 +26,8 @@ NAMES = {
     "loss": "rm/loss",
     "accuracy": "rm/accuracy",
     "margin": "rm/margin",
-    "mean_reward": "rm/score",
-    "grad_norm": "gradient_norm",
-    "learning_rate": "lr",
+    "grad_norm": "rm/gradient_norm",
+    "learning_rate": "rm/lr",
 }
 """what TRL calls it, and docs/metrics.md"""
 
@@ -82,13 +81,13 @@ def evaluate(made: RewardModel) -> dict[str, float]:
     accuracy = float((difference > 0).mean() + (difference == 0).mean() / 2)
     both = np.concatenate([chosen, rejected])
     return {
-        "validation/loss": float(np.logaddexp(0, -(difference - margin)).mean()),
-        "validation/accuracy": accuracy,
-        "validation/kendall_tau": 2 * accuracy - 1,  # of rankings of two
-        "validation/score/chosen": float(chosen.mean()),
-        "validation/score/rejected": float(rejected.mean()),
-        "validation/score/mean": float(both.mean()),
-        "validation/score/std": float(both.std()),
+        "rm/validation_loss": float(np.logaddexp(0, -(difference - margin)).mean()),
+        "rm/validation_accuracy": accuracy,
+        "rm/validation_kendall_tau": 2 * accuracy - 1,  # of rankings of two
+        "rm/score/chosen": float(chosen.mean()),
+        "rm/score/rejected": float(rejected.mean()),
+        "rm/score/mean": float(both.mean()),
+        "rm/score/std": float(both.std()),
     }
 
 

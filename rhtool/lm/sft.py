@@ -43,8 +43,8 @@ def trainer(run: Run, fit: Fit, tokenizer: PreTrainedTokenizerBase, microbatch: 
 NAMES = {
     "loss": "sft/loss",
     "mean_token_accuracy": "sft/accuracy",
-    "grad_norm": "gradient_norm",
-    "learning_rate": "lr",
+    "grad_norm": "sft/gradient_norm",
+    "learning_rate": "sft/lr",
 }
 """what TRL calls it, and docs/metrics.md"""
 
@@ -78,7 +78,7 @@ def evaluate(made: Sft, batch: int = 32) -> dict[str, float]:
     model.train(training)
     mean = loss / max(count, 1)
     return {
-        "validation/loss": mean,
-        "validation/perplexity": math.exp(min(mean, 700)),
-        "validation/accuracy": hits / max(count, 1),
+        "sft/validation_loss": mean,
+        "sft/validation_perplexity": math.exp(min(mean, 700)),
+        "sft/validation_accuracy": hits / max(count, 1),
     }

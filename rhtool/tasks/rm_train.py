@@ -158,6 +158,6 @@ class RmTrainTexts(Fit, Task):
         work.fit(steps_of(work))
         metrics = reward_model.evaluate(work)
         made = work.accelerator.unwrap_model(work.model)
-        made.config.score_mean, made.config.score_std = (metrics[f"validation/score/{x}"] for x in ("mean", "std"))
+        made.config.score_mean, made.config.score_std = (metrics[f"rm/score/{x}"] for x in ("mean", "std"))
         loading.save(made, tokenizer, run.path / SAVED)
         return {"steps": work.state.global_step, **metrics}

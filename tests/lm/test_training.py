@@ -59,8 +59,8 @@ def test_a_killed_run_ends_as_one_that_was_not(task, model, tmp_path, monkeypatc
 def test_fine_tuning_learns_the_answers(sft_run):
     found = json.loads((sft_run / "result.json").read_text())["metrics"]
     rows = pd.read_csv(sft_run / "metrics.csv")
-    assert rows["sft/loss"].iloc[0] > 5 and found["validation/loss"] < 2.5
-    assert found["validation/perplexity"] == pytest.approx(math.exp(found["validation/loss"]))
+    assert rows["sft/loss"].iloc[0] > 5 and found["sft/validation_loss"] < 2.5
+    assert found["sft/validation_perplexity"] == pytest.approx(math.exp(found["sft/validation_loss"]))
 
 
 def test_only_the_tokens_of_answers_are_in_the_loss(sft_run):
@@ -82,17 +82,17 @@ def test_only_the_tokens_of_answers_are_in_the_loss(sft_run):
         with torch.no_grad():
             total += float(model(torch.tensor([row["input_ids"]]), labels=labels).loss) * kept
         count += kept
-    found = json.loads((sft_run / "result.json").read_text())["metrics"]["validation/loss"]
+    found = json.loads((sft_run / "result.json").read_text())["metrics"]["sft/validation_loss"]
     assert found == pytest.approx(total / count, rel=1e-4)
 
 
 def test_a_reward_model_learns_what_is_preferred(tmp_path):
     task = RmTrainTexts(passes=8, minibatch=16, lr=3e-3, max_length=48, l2=0.001, margin=True)
     result = Run(task=task, model=small(), data=Words(), dir=str(tmp_path / "run")).execute()["metrics"]
-    assert result["validation/accuracy"] == 1.0 and result["validation/kendall_tau"] == 1.0
-    assert result["validation/score/chosen"] > result["validation/score/rejected"] + 0.5
+    assert result["rm/validation_accuracy"] == 1.0 and result["rm/validation_kendall_tau"] == 1.0
+    assert result["rm/score/chosen"] > result["rm/score/rejected"] + 0.5
     config = json.loads((tmp_path / "run" / SAVED / "config.json").read_text())
-    assert config["score_mean"] == result["validation/score/mean"] and config["score_std"] > 0
+    assert config["score_mean"] == result["rm/score/mean"] and config["score_std"] > 0
 
 
 @pytest.mark.parametrize(
