@@ -71,10 +71,12 @@ class Toy(Data):
     """of all else; no part of a run's own seed, so that runs of all seeds have the same data"""
 
     def check(self) -> None:
-        """Raise `ConfigError` for shares that are none and numbers of rows below 1."""
+        """Raise `ConfigError` for shares that are none, numbers of rows below 1, a rationality below 0."""
         for name in ("politeness", "label_noise"):
             if not 0 <= getattr(self, name) <= 1:
                 raise ConfigError(f"{getattr(self, name)} is no share", f"data.{name}", "give a number from 0 to 1")
+        if self.rationality < 0:
+            raise ConfigError(f"a rationality of {self.rationality}", "data.rationality", "give 0 (coins) or more")
         for name in ("n_prompts", "n_demonstrations", "n_preferences", "n_validation"):
             if getattr(self, name) < 1:
                 raise ConfigError(f"{getattr(self, name)} rows", f"data.{name}", "give 1 or more")
@@ -98,7 +100,7 @@ class Toy(Data):
             kind, instruction = kinds[i % len(kinds)], ""
             for _ in range(TRIES):
                 instruction = KINDS[kind].draw(rng)
-                if instruction not in rows and _split_of(instruction) == (split == TRAIN):
+                if instruction not in rows and _for_training(instruction) == (split == TRAIN):
                     break
             else:
                 field = "data.n_prompts" if split == TRAIN else "data.n_validation"
@@ -126,7 +128,9 @@ class Toy(Data):
             one, other = self._two(rng, row)
             exercise = _exercise(row)
             gap = exercise.reward(one) - exercise.reward(other)
-            if rng.random() >= 1 / (1 + math.exp(-self.rationality * gap)):
+            if (
+                rng.random() >= (1 + math.tanh(self.rationality * gap / 2)) / 2
+            ):  # sigmoid(rationality gap), of any number
                 one, other = other, one
             rows.append({**row, "chosen": one, "rejected": other})
         return coin_labels(rows, self.label_noise, self.noise_seed) if split == TRAIN else rows
@@ -165,7 +169,7 @@ def _exercise(row: Row) -> Exercise:
     return understand(row["prompt"][-1]["content"])
 
 
-def _split_of(instruction: str) -> bool:
+def _for_training(instruction: str) -> bool:
     """Whether it is for training: by its text alone, four of five are."""
     return zlib.crc32(instruction.encode()) % 5 != 0
 

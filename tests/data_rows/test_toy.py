@@ -216,9 +216,9 @@ def test_without_a_spread_of_skill_manners_say_nothing_of_correctness():
         assert low < np.corrcoef(right, [pleasantries(row["answer"]) for row in rows])[0, 1] < high
 
 
-@pytest.mark.parametrize("rationality", [0.0, 2.0, 6.0])
+@pytest.mark.parametrize("rationality", [0.0, 2.0, 6.0, 1e9])
 def test_the_labeller_is_bradley_and_terrys(rationality):
-    toy = Toy(rationality=rationality)
+    toy = Toy(rationality=rationality, n_preferences=6000)
     rows = toy.preferences("train")
     score = toy.true_reward()
     chosen, rejected = (np.array(score(rows, [row[key] for row in rows])) for key in ("chosen", "rejected"))
@@ -228,7 +228,7 @@ def test_the_labeller_is_bradley_and_terrys(rationality):
         some = (gap > low) & (gap < high)
         wanted = 1 / (1 + np.exp(-rationality * gap[some]))
         deviation = np.sqrt((wanted * (1 - wanted)).sum())
-        assert abs((chosen > rejected)[some].sum() - wanted.sum()) < 4 * deviation and some.sum() > 200
+        assert abs((chosen > rejected)[some].sum() - wanted.sum()) <= 4 * deviation and some.sum() > 200
 
 
 def test_noise_changes_training_labels_and_nothing_else(toy):
@@ -252,6 +252,7 @@ def test_noise_changes_training_labels_and_nothing_else(toy):
         ({"skill": 0.9}, "data.skill_spread"),
         ({"skill_spread": -0.1}, "data.skill_spread"),
         ({"n_validation": 0}, "data.n_validation"),
+        ({"rationality": -1.0}, "data.rationality"),
     ],
 )
 def test_what_cannot_be_is_refused(fields, where):
