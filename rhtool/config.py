@@ -30,11 +30,14 @@ from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf, open_dict
 from omegaconf.errors import OmegaConfBaseException
 
+from rhtool.data.base import Data
 from rhtool.divergences import Divergence
 from rhtool.envs.base import Env, Scale
 from rhtool.errors import ConfigError, nearest
 from rhtool.identity import flatten
 from rhtool.loggers import Logger
+from rhtool.models import Model
+from rhtool.rewards.base import Reward
 from rhtool.run import Run
 from rhtool.schema import option_name, see_working_directory
 from rhtool.tasks.base import Task
@@ -43,7 +46,19 @@ _HERE = Path(__file__).resolve().parent
 CONF = next(p for p in (_HERE / "conf", _HERE.parent / "conf") if (p / "config.yaml").is_file())
 """`conf/` in the wheel, or beside the package in a checkout."""
 
-GROUPS: dict[str, type] = {"task": Task, "env": Env, "divergence": Divergence, "scale": Scale, "logger": Logger}
+GROUPS: dict[str, type] = {
+    "task": Task,
+    "env": Env,
+    "model": Model,
+    "data": Data,
+    "reward": Reward,
+    "divergence": Divergence,
+    "scale": Scale,
+    "logger": Logger,
+}
+
+PACKAGES = {"task": "rhtool.tasks", "env": "rhtool.envs", "data": "rhtool.data", "reward": "rhtool.rewards"}
+"""where the options of a group have modules of their own, of the same name"""
 
 LISTED = (*GROUPS, "experiment")
 """what a user chooses by name; an experiment is no part of a `Run`, only overrides of the others"""
@@ -57,7 +72,7 @@ def register() -> None:
 
     Modules of your own with tasks, environments, divergences: RHTOOL_PLUGINS=my.module,another
     """
-    for group, package in (("task", "rhtool.tasks"), ("env", "rhtool.envs")):
+    for group, package in PACKAGES.items():
         for file in sorted((CONF / group).glob("*.yaml")):
             if importlib.util.find_spec(f"{package}.{file.stem}"):  # else it is other numbers over another's class
                 importlib.import_module(f"{package}.{file.stem}")
@@ -69,6 +84,7 @@ def register() -> None:
     for group, base in GROUPS.items():
         for cls in [base, *subclasses(base)]:
             store.store(group=f"schema/{group}", name=option_name(cls), node=cls)
+    OmegaConf.register_new_resolver("kind_of", lambda data: "control" if data == "none" else "texts", replace=True)
     OmegaConf.register_new_resolver("scaled", _scaled, replace=True)
     OmegaConf.register_new_resolver("cloned", functools.partial(_scaled, numbers="cloning"), replace=True)
 

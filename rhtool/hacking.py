@@ -17,8 +17,6 @@ from rhtool.errors import RhtoolError
 if TYPE_CHECKING:
     import numpy as np
 
-    from rhtool.envs.base import Env
-
 
 @dataclass(frozen=True)
 class Correlation:
@@ -164,14 +162,23 @@ def course(
     """
     import numpy as np
 
-    reach = len(steps) // 50
-    window = np.ones(2 * reach + 1)
-    counts = np.convolve(np.ones(len(steps)), window, "same") if reach else np.ones(len(steps))
-    true, proxy = (np.convolve(x, window, "same") / counts if reach else np.asarray(x, float) for x in (true, proxy))
+    true, proxy = averaged(true), averaged(proxy)
     drop = float(true.max() - true[proxy.argmax()])
     safe = np.flatnonzero(~((true < base_true) & (proxy > base_proxy)))
     first = 0 if len(safe) == 0 else int(safe[-1]) + 1
     return drop, float(steps[first]) if first < len(steps) else math.nan
+
+
+def averaged(returns: np.ndarray) -> np.ndarray:
+    """Returns (N,) of one run, in order, each averaged over a fiftieth of the run to either side."""
+    import numpy as np
+
+    returns = np.asarray(returns, np.float64)
+    reach = len(returns) // 50
+    window = np.ones(2 * reach + 1)
+    return (
+        np.convolve(returns, window, "same") / np.convolve(np.ones(len(returns)), window, "same") if reach else returns
+    )
 
 
 DIAGNOSTICS = {
@@ -199,20 +206,21 @@ EXACT = {
 """{diagnostic: the metric that is its exact value}"""
 
 
-def diagnostics(metrics: dict[str, float], env: Env) -> dict[str, float]:
+def diagnostics(metrics: dict[str, float], unit: float) -> dict[str, float]:
     """`hacking/…` of an evaluation with a base policy: what theorem 5.1 speaks of, what it says, the worst case over rewards
     of the same correlation, and the theory's coefficient; exact where the environment is tabular, else of estimates.
 
     Of estimates the bound counts as held if the gain misses it by no more than two standard errors of both gains; NaN if
     these are, as of one episode. What the theory says is absent where it says nothing: the correlation is not above zero,
-    or a reward is constant.
+    or a reward is constant. `unit` is the `coeff` of one unit of the proxy reward: of environments what it is trained in,
+    over the unit of their coefficients (`proxy_scale / reward_std`); of texts 1.
     """
     if "exact/gain" in metrics:
         found = {name: metrics[key] for name, key in EXACT.items() if key in metrics}
     else:
         found = _estimated(metrics)
     if (r := found["hacking/r"]) > 0:
-        found["hacking/coeff"] = theoretical_coeff(env.proxy_scale * found["hacking/sigma"], r) / env.reward_std
+        found["hacking/coeff"] = theoretical_coeff(unit * found["hacking/sigma"], r)
     return found
 
 
@@ -224,7 +232,9 @@ def _estimated(metrics: dict[str, float]) -> dict[str, float]:
 
     def error(reward: str) -> float:
         """Standard error of the gain per step."""
-        parts = (metrics[f"{who}{reward}/return_se"] / metrics[f"{who}episode/length"] for who in ("", "base/"))
+        parts = (
+            metrics[f"{who}{reward}/return_se"] / metrics.get(f"{who}episode/length", 1.0) for who in ("", "base/")
+        )
         return math.hypot(*parts)
 
     found = {"hacking/r": r, "hacking/sigma": sigma_proxy, "hacking/sqrt_chi2": max(chi2, 0.0) ** 0.5}

@@ -33,14 +33,17 @@ from typing import Any, Protocol
 import numpy as np
 
 from rhtool.checkpoints import Checkpoints, write_atomic
+from rhtool.data.base import Data
 from rhtool.divergences import Divergence, NoDivergence
 from rhtool.envs.base import Env, Scale
 from rhtool.errors import ConfigError, RhtoolError
 from rhtool.identity import changes, digest, groups, identity, inputs
 from rhtool.locks import LOCK, lock, under_way
 from rhtool.loggers import Csv, Logger, NoLogger
+from rhtool.models import Model
 from rhtool.progress import Progress, diagnosis, headline
 from rhtool.records import PROVENANCE, RESULT, SCHEMA, provenance_of, result_of, set_aside
+from rhtool.rewards.base import Reward
 from rhtool.schema import check_choices, check_numbers, incidental, option_name
 from rhtool.signals import Signals, Stopped
 from rhtool.tasks.base import Task
@@ -72,6 +75,9 @@ class Run:
 
     task: Task = field(default_factory=Task)
     env: Env = field(default_factory=Env)
+    model: Model = field(default_factory=Model)
+    data: Data = field(default_factory=Data)
+    reward: Reward = field(default_factory=Reward)
     divergence: Divergence = field(default_factory=NoDivergence)
     scale: Scale = field(default_factory=Scale)
     logger: Logger = field(default_factory=NoLogger)

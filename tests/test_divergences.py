@@ -624,3 +624,39 @@ def test_penalties_of_sequences_follow_the_divergence_itself(name):
     exact = ALL[name]().between(Categorical(logits=logits), Categorical(torch.tensor(nu)))
     (own,) = torch.autograd.grad(exact, logits)
     assert torch.allclose(policy, own / 2 if name == "chi2" else own)
+
+
+@pytest.mark.parametrize("name", ALL)
+@pytest.mark.parametrize("seed", range(3))
+def test_the_score_function_has_the_divergences_own_gradient(name, seed):
+    """E[w grad log pi] is exactly that of D; divergences that lack the form say so."""
+    if name not in ("none", "kl", "chi2", "sqrt_chi2"):
+        with pytest.raises(RhtoolError, match=f"'{name}' has no score-function form"):
+            ALL[name]().score_function(torch.zeros(2))
+        return
+    mu, nu, log_ratio, _ = samples(seed)
+    index = torch.tensor(np.repeat(np.arange(len(mu)), (mu * 1000).round().astype(int)))
+    logits = torch.tensor(np.log(mu), requires_grad=True)
+    weights = ALL[name]().score_function(log_ratio.requires_grad_())
+    assert weights.shape == log_ratio.shape and not weights.requires_grad
+    (found,) = torch.autograd.grad((logits.log_softmax(-1)[index] * weights).mean(), logits)
+    exact = ALL[name]().between(Categorical(logits=logits), Categorical(torch.tensor(nu))) + 0 * logits.sum()
+    (own,) = torch.autograd.grad(exact, logits)
+    assert torch.allclose(found, own, atol=1e-12)
+
+
+@pytest.mark.parametrize("name", ["none", "kl", "chi2", "sqrt_chi2"])
+def test_the_score_function_is_zero_at_the_base_policy_smooth_and_finite(name):
+    divergence = ALL[name]()
+    assert torch.equal(divergence.score_function(torch.zeros(3)), torch.zeros(3))
+    below, above = (divergence.score_function(torch.tensor([x], dtype=torch.float64)) for x in (10 - 1e-9, 10 + 1e-9))
+    assert below.item() == pytest.approx(above.item())
+    assert torch.isfinite(divergence.score_function(torch.tensor([1e4, -1e4, 0.0]))).all()
+
+
+def test_the_score_function_beyond_the_clip_follows_what_is_clipped():
+    """f(l) + f'(l) - 1, f being e^l - 1 and its tangent; nothing where the root is at its floor."""
+    l = torch.tensor([12.0], dtype=torch.float64)  # noqa: E741
+    assert Chi2().score_function(l).item() == pytest.approx((math.e**10 * 3 - 1) + math.e**10 - 1)
+    assert SqrtChi2().score_function(torch.tensor([0.009, -0.009])).eq(0).all()
+    assert SqrtChi2().score_function(torch.tensor([0.011, -0.011])).ne(0).all()

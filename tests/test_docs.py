@@ -50,14 +50,14 @@ def written_files(page: str) -> dict[str, str]:
 @pytest.fixture
 def examples(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """An empty directory, in it the files that the pages tell the reader to write."""
-    for page in ("docs/environments.md", "docs/divergences.md", "docs/your-environment.md"):
+    for page in ("docs/environments.md", "docs/divergences.md", "docs/rewards.md", "docs/your-environment.md"):
         for name, body in written_files(page).items():
             (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
             (tmp_path / name).write_text(body)
     monkeypatch.chdir(tmp_path)
     monkeypatch.syspath_prepend(tmp_path)
     yield tmp_path
-    for module in ("walk", "hellinger", "vacuum"):
+    for module in ("walk", "hellinger", "brevity", "vacuum"):
         sys.modules.pop(module, None)
 
 
@@ -116,11 +116,20 @@ def test_every_task_has_a_page(task):
     assert f"task={task}" in page.read_text()
 
 
-@pytest.mark.parametrize("group, page", [("divergence", "divergences.md"), ("env", "environments.md")])
+OF_GROUP = {
+    "divergence": "divergences.md",
+    "env": "environments.md",
+    "data": "data.md",
+    "model": "models.md",
+    "reward": "rewards.md",
+}
+
+
+@pytest.mark.parametrize(("group", "page"), OF_GROUP.items())
 def test_every_option_is_in_its_page(group, page):
     text = (ROOT / "docs" / page).read_text()
     for file in (CONF / group).glob("*.yaml"):
-        assert f"\n| `{file.stem}` |" in text
+        assert f"\n| `{file.stem}` |" in text or file.stem == "none"
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.relative_to(ROOT).as_posix())
@@ -161,6 +170,7 @@ def keys_of(directory: Path) -> set[str]:
 def smoke_runs(tmp_path_factory: pytest.TempPathFactory) -> dict[str, set[str]]:
     """`{what ran: the keys it wrote}` of tiny runs on the toy board."""
     pytest.importorskip("ray")
+    pytest.importorskip("trl")
     from rhtool.envs.tomato import Tomato
     from rhtool.rl.policy import Policy
 
@@ -179,6 +189,16 @@ def smoke_runs(tmp_path_factory: pytest.TempPathFactory) -> dict[str, set[str]]:
         "detect": ["task=detect", *common],
         "bc": ["task=bc", "task.passes=1", "task.demonstrations=20", "task.grad_clip=1.0", *common],
         "rm_train": ["task=rm_train", "task.preferences=40", *common],
+    }
+    numbers = ("n_prompts", "n_demonstrations", "n_preferences", "n_validation")
+    words = ["data=toy", *(f"data.{name}=16" for name in numbers), "model=tiny", "model.width=16", "model.heads=2"]
+    short = ["divergence=kl", "coeff=0.1", "task.rollouts=16", "task.minibatch=8", "task.max_new_tokens=4"]
+    short += ["task.iterations=2", "task.eval_every=1", "task.eval_prompts=8"]
+    (root / "brevity.py").write_text(written_files("docs/rewards.md")["brevity.py"])
+    lines |= {
+        "sft": ["task=sft", "task.passes=1", "task.every=1", *words],
+        "rm_train of texts": ["task=rm_train", "task.passes=1", "task.every=1", *words],
+        "rlhf_ppo": ["task=rlhf_ppo", "reward=python", "reward.function=brevity:brevity", *words, *short],
     }
     keys = {}
     for name, line in lines.items():
@@ -199,6 +219,9 @@ RUNS = [
     "detect",
     "bc",
     "rm_train",
+    "rm_train of texts",
+    "sft",
+    "rlhf_ppo",
 ]
 
 

@@ -235,17 +235,19 @@ def test_diagnostics_are_theorem_5_1():
         "divergence/chi2": 9.0,
     } | {f"{who}{key}": 1.0 for who in ("", "base/") for key in ("episode/length",)}
     metrics |= {f"{who}{reward}/return_se": 0.0 for who in ("", "base/") for reward in ("true", "proxy")}
-    found = diagnostics(metrics, env)
+    found = diagnostics(metrics, env.proxy_scale / env.reward_std)
     assert found["hacking/coeff"] == pytest.approx(0.08 / env.reward_std)
     assert found["hacking/gain"] == pytest.approx(-0.1)
     assert found["hacking/bound"] == pytest.approx(0.2 / 0.6 * (2 - 0.8 * 3))
     assert found["hacking/bound_holds"] == 1
     # A gain below the bound, and then within two of its standard errors.
     metrics["mean/true"] = 0.3
-    assert diagnostics(metrics, env)["hacking/bound_holds"] == 0
+    assert diagnostics(metrics, env.proxy_scale / env.reward_std)["hacking/bound_holds"] == 0
     metrics["true/return_se"] = 0.04
-    assert diagnostics(metrics, env)["hacking/bound_holds"] == 1
+    assert diagnostics(metrics, env.proxy_scale / env.reward_std)["hacking/bound_holds"] == 1
     # Of one episode there is no standard error, and so no verdict.
-    assert math.isnan(diagnostics(metrics | {"true/return_se": math.nan}, env)["hacking/bound_holds"])
-    silent = diagnostics(metrics | {"base/correlation": -0.1}, env)
+    assert math.isnan(
+        diagnostics(metrics | {"true/return_se": math.nan}, env.proxy_scale / env.reward_std)["hacking/bound_holds"]
+    )
+    silent = diagnostics(metrics | {"base/correlation": -0.1}, env.proxy_scale / env.reward_std)
     assert silent.keys() == {f"hacking/{name}" for name in ("r", "sigma", "sqrt_chi2", "gain")}

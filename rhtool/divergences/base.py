@@ -26,6 +26,8 @@ class Divergence:
 
     needs_terms: ClassVar[bool] = False
     """whether `penalty` wants, besides the proxy, the terms of which rewards are sums"""
+    additive: ClassVar[bool] = False
+    """whether, by a chain rule, the divergence of sequences is the expected sum over their tokens of `score_function`"""
 
     @property
     def needs_discriminator(self) -> bool:
@@ -99,10 +101,20 @@ class Divergence:
     def sequence(self, log_ratio: Tensor) -> Tensor:
         """D(pi || base), a scalar, for the loss. Differentiable in `log_ratio` (N,) = log pi(y) - log base(y), y ~ pi.
 
-        In the reward a sequence pays `penalty(log_ratio)` instead: with sequences as actions the problem is a bandit,
-        where occupancy measures and action distributions have the same divergence (lemma A.6).
+        With sequences as actions the problem is a bandit, where occupancy measures and action distributions have the
+        same divergence (lemma A.6). The gradient is the pathwise one, through the log-ratio alone and not through which
+        sequences are sampled: not that of D. That is what `score_function` is for.
         """
         raise self._lacks("form for sequences")
+
+    def score_function(self, log_ratio: Tensor) -> Tensor:
+        """Weights w (N,), constants, with E[w grad log pi(y)] = grad D(pi || base), from `log_ratio` (N,), y ~ pi.
+
+        In the reward, w is what a sequence pays; in the loss, the mean of w log_ratio has the gradient of D. As
+        E[grad log pi] = 0, a constant is free: here w = 0 where l = 0, so that a policy equal to its base pays nothing.
+        If D = E_pi f(l), w is f(l) + f'(l) up to that constant.
+        """
+        raise self._lacks("score-function form")
 
     def exact(self, mu: np.ndarray, nu: np.ndarray) -> float:
         """D(mu || nu) of two arrays of probabilities of one shape, in float64; `inf` where it is infinite.

@@ -22,6 +22,7 @@ class NoDivergence(Divergence):
     """No regularisation: plain PPO. Steps, states and sequences pay zero."""
 
     name: ClassVar[str] = "none"
+    additive: ClassVar[bool] = True
 
     @property
     def needs_discriminator(self) -> bool:
@@ -37,6 +38,9 @@ class NoDivergence(Divergence):
     def sequence(self, log_ratio: Tensor) -> Tensor:
         return log_ratio.new_zeros(())
 
+    def score_function(self, log_ratio: Tensor) -> Tensor:
+        return log_ratio.new_zeros(log_ratio.shape)
+
     def exact(self, mu: np.ndarray, nu: np.ndarray) -> float:
         probabilities(mu, nu)
         return 0.0
@@ -50,6 +54,8 @@ class KL(Divergence):
     the mean of l. Its gradient through l is that of KL(base || pi), as in the paper's RLHF code
     (cassidylaidlaw/llm_optimization).
     """
+
+    additive: ClassVar[bool] = True
 
     log_ratio_clip: float = 10.0
     """beyond this log-ratio a sequence's exponential goes on as a straight line"""
@@ -68,6 +74,10 @@ class KL(Divergence):
 
     def sequence(self, log_ratio: Tensor) -> Tensor:
         return mean(log_ratio + expm1_straight(-log_ratio, self.log_ratio_clip))
+
+    def score_function(self, log_ratio: Tensor) -> Tensor:
+        """l itself, the k1 estimator: f(l) = l. Of tokens they sum to that of their sequence."""
+        return log_ratio.detach()
 
     def exact(self, mu: np.ndarray, nu: np.ndarray) -> float:
         from scipy.special import rel_entr
@@ -129,6 +139,11 @@ class Chi2(Divergence):
         clip = self.log_ratio_clip
         return mean(expm1_straight(log_ratio, clip) + expm1_straight(-log_ratio, clip))
 
+    def score_function(self, log_ratio: Tensor) -> Tensor:
+        """2 (e^l - 1), where f(l) = e^l - 1 goes on as a straight line f(l) + f'(l) - 1: the gradient of that E_pi f(l)."""
+        l, clip = log_ratio.detach(), self.log_ratio_clip  # noqa: E741
+        return expm1_straight(l, clip) + l.clamp(max=clip).expm1()
+
     def exact(self, mu: np.ndarray, nu: np.ndarray) -> float:
         import numpy as np
 
@@ -173,6 +188,13 @@ class SqrtChi2(Chi2):
     def sequence(self, log_ratio: Tensor) -> Tensor:
         """sqrt(max(mean, floor)), with `Chi2.sequence`'s mean."""
         return super().sequence(log_ratio).clamp(min=self.floor).sqrt()
+
+    def score_function(self, log_ratio: Tensor) -> Tensor:
+        """(e^l - 1) / sqrt(m), m `Chi2.sequence`'s mean over these sequences: `Chi2`'s weights by the root's slope. Zero
+        where m is below `floor`, where `sequence` has no gradient either.
+        """
+        m = super().sequence(log_ratio.detach())
+        return super().score_function(log_ratio) * (m > self.floor) / (2 * m.clamp(min=self.floor).sqrt())
 
     def exact(self, mu: np.ndarray, nu: np.ndarray) -> float:
         return super().exact(mu, nu) ** 0.5

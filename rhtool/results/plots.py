@@ -476,7 +476,7 @@ def _block(
             )
             axes.set_xlim(0, 1.02 * longest)
             axes.xaxis.set_major_locator(MaxNLocator(3))
-            axes.xaxis.set_major_formatter(FuncFormatter(lambda v, _: _thousands(v)))
+            axes.xaxis.set_major_formatter(FuncFormatter(lambda v, _: thousands(v)))
             axes.tick_params(labelsize=7.8, colors=INK, labelleft=place_in_line == 0, labelbottom=row == 1)
             axes.grid(color="#E6E6E6", linewidth=0.7)
             axes.set_axisbelow(True)
@@ -507,7 +507,7 @@ def _band(axes: Axes, steps: np.ndarray, values: np.ndarray, ink: str, behind: b
     axes.plot(steps, np.median(values, axis=0), color=ink, linewidth=1.1 if behind else 1.5, zorder=3 + (not behind))
 
 
-def _thousands(value: float) -> str:
+def thousands(value: float) -> str:
     """1500000 -> "1.5M"."""
     for unit, letter in ((1e9, "G"), (1e6, "M"), (1e3, "k")):
         if abs(value) >= unit:

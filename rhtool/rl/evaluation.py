@@ -53,7 +53,7 @@ def evaluate(
             policy, base, current, reference, interface_of(env), over, shown, seed, explore
         )
     metrics |= exact(env, policy, base, over) if exactly and explore else {}
-    return metrics if base is None else metrics | diagnostics(metrics, env)
+    return metrics if base is None else metrics | diagnostics(metrics, env.proxy_scale / env.reward_std)
 
 
 def stream(seed: int, which: int) -> int:

@@ -24,6 +24,9 @@ class Task:
     extra: ClassVar[str] = ""
     """the extra of pyproject.toml that it needs, for `task=ls`"""
 
+    finite: ClassVar[bool] = False
+    """whether its episodes end after a few steps, as texts do, so that a discount of 1 is one"""
+
     def check(self, run: Run) -> None:
         """Raise `RhtoolError` if something the task needs is missing, before anything expensive is done."""
 
@@ -67,7 +70,7 @@ def check_ranges(task: Task) -> None:
             raise ConfigError(f"{value} is not a learning rate", "task.lr", "choose a number above 0")
         if name == "validation" and not 0 <= value < 1:
             raise ConfigError(f"{value} is not a share", "task.validation", "choose 0 or more, and below 1")
-        if name == "gamma" and not 0 <= value < 1:
+        if name == "gamma" and not (0 <= value < 1 or (value == 1 and task.finite)):
             raise ConfigError(f"{value} is not a discount", "task.gamma", "choose 0 or more, and below 1")
         if name == "hidden" and (not value or min(value) < 1):
             raise ConfigError(f"{value} are no layers", "task.hidden", "write task.hidden=[64,64]")
@@ -78,6 +81,13 @@ def require_rl() -> None:
     for package in ("torch", "ray"):
         if find_spec(package) is None:
             raise MissingExtra("rl", package)
+
+
+def require_lm() -> None:
+    """Raise `MissingExtra` unless torch and TRL are installed."""
+    for package in ("torch", "trl"):
+        if find_spec(package) is None:
+            raise MissingExtra("lm", package)
 
 
 def require_policy(path: str, where: str, command: str = "") -> None:

@@ -5,18 +5,20 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, ClassVar
 
+from rhtool.data.base import Fit
 from rhtool.envs.base import RANDOM
 from rhtool.errors import ConfigError
+from rhtool.models import SAVED
 from rhtool.run import Run
 from rhtool.schema import choice
-from rhtool.tasks.base import Task, check_ranges, require_policy, require_rl
+from rhtool.tasks.base import Task, check_ranges, require_lm, require_policy, require_rl
 
 if TYPE_CHECKING:
     from rhtool.rl.policy import Interface, Policy
 
 
 @dataclass
-class RmTrain(Task):
+class RmTrainControl(Task):
     """A reward model from preferences between trajectory segments, labelled by the true reward: a learned proxy."""
 
     extra: ClassVar[str] = "rl"
@@ -111,3 +113,51 @@ class RmTrain(Task):
         if path != RANDOM:
             return Policy.load_for(run.env, path)
         return Policy.fresh(interface, run.env.training, seed)
+
+
+@dataclass
+class RmTrainTexts(Fit, Task):
+    """A reward model from preferences between answers to prompts: the proxy of RLHF."""
+
+    extra: ClassVar[str] = "lm"
+
+    uses: ClassVar[tuple[str, ...]] = ("model", "data")
+
+    l2: float = 0.001
+    """weight of the mean of half the squared scores of a pair, which keeps scores near zero"""
+    margin: bool = False
+    """the data's margins are subtracted from the difference of the scores"""
+    microbatch: int | None = None
+    """pairs of one forward pass of a process; null: all of its share of the minibatch"""
+    every: int = 50
+    """gradient steps from one evaluation on held-out pairs to the next"""
+    threads: int = 1
+    """torch threads of this process"""
+
+    def check(self, run: Run) -> None:
+        """Are model and data there?"""
+        require_lm()
+        check_ranges(self)
+        run.model.check()
+        run.data.check()
+
+    def inputs(self, run: Run) -> dict[str, str]:
+        """The model it starts from, and the files of the data."""
+        return run.model.inputs() | run.data.inputs()
+
+    def run(self, run: Run) -> dict[str, float]:
+        """Fit, evaluate, save."""
+        from rhtool.lm.process import set_up
+
+        set_up(self.threads)
+        from rhtool.lm import loading, reward_model, text
+        from rhtool.lm.training import steps_of
+
+        tokenizer = text.tokenizer_of(run.model, text.corpus(run.data))
+        work = reward_model.trainer(run, self, tokenizer, self.l2, self.margin, self.microbatch, self.every)
+        work.fit(steps_of(work))
+        metrics = reward_model.evaluate(work)
+        made = work.accelerator.unwrap_model(work.model)
+        made.config.score_mean, made.config.score_std = (metrics[f"rm/score/{x}"] for x in ("mean", "std"))
+        loading.save(made, tokenizer, run.path / SAVED)
+        return {"steps": work.state.global_step, **metrics}

@@ -1,0 +1,505 @@
+"""PPO, GRPO and RLOO on texts, regularised to the base policy, as a subclass of TRL's GRPOTrainer.
+
+TRL generates, trains and distributes; the advantages, the losses and the divergence are ours (`ppo_math`). One round is
+
+    sample `rollouts` texts; score them; log-probs under the policy and the base policy, values
+    rewards of tokens: the shaped score at the last one, less coeff x the divergence's cost if `where` is reward
+    advantages: GAE of a value head (ppo), or of a group of texts for one prompt (grpo, rloo)
+    `epochs` passes of clipped policy loss + value loss, + coeff x divergence if `where` is loss
+
+The base policy is the policy as it was before the first step: its trained weights are kept, and put in their place for the
+passes that need it.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import copy
+import json
+import math
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import safetensors.torch
+import torch
+from datasets import Dataset
+from torch import Tensor, nn
+from trl import GRPOConfig, GRPOTrainer
+
+from rhtool.checkpoints import write_atomic
+from rhtool.data.base import Row
+from rhtool.divergences import Divergence
+from rhtool.errors import RhtoolError
+from rhtool.hacking import diagnostics
+from rhtool.lm import loading, ppo_math
+from rhtool.lm.text import Format
+from rhtool.lm.training import InRun, arguments, save_batch
+from rhtool.run import Run
+
+VALUE = "value_head"
+"""name of the value head among the policy's modules"""
+
+
+class Ppo(InRun, GRPOTrainer):
+    """A policy of texts in training; see the module. `task` is `rhtool.tasks.rlhf_ppo.RlhfPpo`."""
+
+    def __init__(self, run: Run, task: Any, model: Any, tokenizer: Any, rows: list[Row]):
+        self.task, self.rows = task, rows
+        self.form = Format(tokenizer, task.max_prompt + task.max_new_tokens)
+        self.divergence: Divergence = run.divergence
+        self.shaping = ppo_math.ScoreShaping(task.score_scale, task.score_clip, task.score_baseline, task.eos_penalty)
+        if task.target_kl is None:
+            self.coeff = ppo_math.FixedCoeff(float(run.coeff))
+        else:
+            self.coeff = ppo_math.AdaptiveCoeff(float(run.coeff), task.target_kl, task.kl_horizon)
+        self.scores = run.reward.load()
+        self.proxy = run.reward
+        self.true = run.data.true_reward()
+        self._hidden: list[Tensor] | None = None
+        self._sampled: Any = None
+        self._noted: dict[str, list[float]] = {}
+
+        micro = min(task.microbatch or task.minibatch, task.minibatch)
+        group = task.group if task.algo != "ppo" else 1
+        options = {
+            "steps_per_generation": task.rollouts // micro,
+            "num_iterations": task.epochs,
+            "num_generations": max(group, 2),
+            "max_completion_length": task.max_new_tokens,
+            "temperature": task.temperature,
+            "top_p": task.top_p,
+            "top_k": task.top_k,
+            "beta": 0.0,
+            "max_steps": task.iterations * self.steps_of_round(task),
+            "shuffle_dataset": False,
+            "remove_unused_columns": False,
+            "disable_dropout": not run.model.dropout,
+            "use_vllm": task.vllm,
+        }
+        options |= {"vllm_mode": "colocate"} if task.vllm else {}
+        args = GRPOConfig(**arguments(run, task.fit(), task.rollouts, micro, **options))
+        args.num_generations = (
+            group  # one text for a prompt: TRL asks for two, for its own advantages, which are not used
+        )
+        super().__init__(
+            model=model,
+            reward_funcs=[proxy],
+            args=args,
+            train_dataset=schedule(rows, self.form, task, group, run.seed),
+            processing_class=tokenizer,
+        )
+        if task.algo == "ppo":
+            self._add_value_head(run.seed)
+        self.base = {n: p.detach().clone() for n, p in self.policy_parameters()}
+
+    @staticmethod
+    def steps_of_round(task: Any) -> int:
+        """Gradient steps of one round."""
+        return task.rollouts // task.minibatch * task.epochs
+
+    # The value head
+
+    def _add_value_head(self, seed: int) -> None:
+        backbone = self._causal().base_model
+        width = self._causal().config.get_text_config().hidden_size
+        with torch.random.fork_rng(devices=[]):
+            torch.default_generator.manual_seed(seed + 1)
+            layers = [nn.Linear(width, 1)]
+            if self.task.value_head == "mlp":
+                layers = [nn.Linear(width, 2 * width), nn.ReLU(), nn.Linear(2 * width, 1)]
+            head = nn.Sequential(*layers)
+        setattr(self.model, VALUE, head.to(self.args.device))
+        backbone.register_forward_hook(self._see)
+
+    def _see(self, module: nn.Module, inputs: Any, output: Any) -> None:
+        """Values at every position, while somebody listens: within the forward pass, so that DDP knows of the head."""
+        if self._hidden is not None:
+            head = getattr(self.accelerator.unwrap_model(self.model), VALUE)
+            self._hidden.append(head(output.last_hidden_state.float()).squeeze(-1))
+
+    def _causal(self) -> Any:
+        """The language model, without adapters around it."""
+        model = self.accelerator.unwrap_model(self.model)
+        return model.get_base_model() if hasattr(model, "get_base_model") else model
+
+    def policy_parameters(self) -> Iterator[tuple[str, nn.Parameter]]:
+        """Those that are trained, but for the value head's."""
+        for name, parameter in self.accelerator.unwrap_model(self.model).named_parameters():
+            if parameter.requires_grad and not name.startswith(f"{VALUE}."):
+                yield name, parameter
+
+    @contextlib.contextmanager
+    def as_base(self) -> Iterator[None]:
+        """With the base policy's weights in the place of the policy's."""
+        now = {name: p.data for name, p in self.policy_parameters()}
+        try:
+            for name, p in self.policy_parameters():
+                p.data = self.base[name]
+            yield
+        finally:
+            for name, p in self.policy_parameters():
+                p.data = now[name]
+
+    def log_probs(self, model: Any, ids: Tensor, mask: Tensor, keep: int, batch: int | None = None) -> Any:
+        """Log-probs and values (None without a head) of the last `keep` tokens, both (B, keep), and entropies if wanted."""
+        self._hidden = [] if self.task.algo == "ppo" else None
+        try:
+            found = super()._get_per_token_logps_and_entropies(
+                model, ids, mask, keep, batch_size=batch, compute_entropy=True
+            )
+            values = torch.cat(self._hidden)[:, -keep - 1 : -1] if self._hidden else None
+        finally:
+            self._hidden = None
+        return found[0], values, found[1]
+
+    def _get_per_token_logps_and_entropies(
+        self, model: Any, ids: Tensor, mask: Tensor, keep: int, **options: Any
+    ) -> Any:
+        """What TRL asks after sampling, where the policy takes several steps on the same texts; it is kept."""
+        self._sampled = self.log_probs(model, ids, mask, keep, options.get("batch_size"))
+        return self._sampled[0], None, None
+
+    # Sampling
+
+    def _tokenize_prompts(self, prompts: list[str]) -> tuple[list[list[int]], None, dict[str, Any]]:
+        return [self.form.ids(text)[-self.task.max_prompt :] for text in prompts], None, {}
+
+    def _generate_single_turn(self, prompt_ids: list[list[int]], *rest: Any, **options: Any) -> tuple[Any, Any]:
+        """In chunks, so that memory is bounded; then cut at the stop strings."""
+        chunk = self.task.chunk or len(prompt_ids)
+        parts = [
+            super(Ppo, self)._generate_single_turn(prompt_ids[i : i + chunk], *rest, **options)
+            for i in range(0, len(prompt_ids), chunk)
+        ]
+        answers = [ids for part, _ in parts for ids in part]
+        return [self._stopped(ids) for ids in answers], None
+
+    def _stopped(self, ids: list[int]) -> list[int]:
+        """The tokens up to the first stop string, ended there."""
+        if not self.task.stop:
+            return ids
+        text = self.form.tokenizer.decode(ids, skip_special_tokens=True)
+        if not any(stop in text for stop in self.task.stop):
+            return ids
+        for n in range(len(ids)):
+            so_far = self.form.tokenizer.decode(ids[: n + 1], skip_special_tokens=True)
+            if any(stop in so_far for stop in self.task.stop):
+                return [*ids[:n], self.form.tokenizer.eos_token_id]
+        return ids
+
+    def judged(self, rows: list[Row], ids: list[list[int]]) -> tuple[list[str], Tensor, Tensor, Tensor]:
+        """Of sampled tokens: the answers, which ended (B,), the judges' scores (B, K) and the proxy reward (B,)."""
+        answers = self.form.tokenizer.batch_decode(ids, skip_special_tokens=True)
+        finished = [bool(x) and x[-1] == self.form.tokenizer.eos_token_id for x in ids]
+        scores = self.scores(rows, answers, finished)
+        combined = self.proxy.combined(scores)
+        if not torch.isfinite(combined).all():
+            file = save_batch({"scores": scores, "row": torch.tensor([row["row"] for row in rows])}, self.run_.path)
+            first = rows[int((~torch.isfinite(combined)).nonzero()[0])]
+            raise RhtoolError(
+                f"the proxy reward of an answer is not finite; the prompt: {first['prompt'][-1]['content']!r}",
+                str(file),
+                "the scores and the rows' numbers are kept there; mend the reward",
+            )
+        return answers, torch.tensor(finished), scores, combined
+
+    def _calculate_rewards(self, inputs: list[Row], prompts: Any, completions: Any, ids: list[list[int]]) -> Tensor:
+        rows = [self.rows[x["row"]] | {"row": x["row"]} for x in inputs]
+        answers, finished, scores, combined = self.judged(rows, ids)
+        self._batch = {"finished": finished, "scores": scores, "proxy": combined}
+        if self.true:
+            self._batch["true"] = torch.tensor(self.true(rows, answers), dtype=torch.float64)
+        return self.accelerator.gather(combined.unsqueeze(1).to(self.accelerator.device))
+
+    def _generate_and_score_completions(self, inputs: list[Row]) -> dict[str, Any]:
+        started = time.perf_counter()
+        self._sampled = None
+        out = super()._generate_and_score_completions(inputs)
+        device, task = out["completion_ids"].device, self.task
+        mask, keep = out["completion_mask"].bool(), out["completion_ids"].shape[1]
+        ids = torch.cat([out["prompt_ids"], out["completion_ids"]], 1)
+        attention = torch.cat([out["prompt_mask"], out["completion_mask"]], 1)
+        sampled = time.perf_counter()
+        batch = self.args.per_device_train_batch_size
+        with torch.no_grad():
+            logps, values, _ = self._sampled or self.log_probs(self.model, ids, attention, keep, batch)
+            with self.as_base():
+                base, _, _ = self.log_probs(self.model, ids, attention, keep, batch)
+        ratio = torch.where(mask, logps - base, 0.0)
+
+        found = self._batch
+        finished = found["finished"].to(device)
+        rewards = self.shaping(found["proxy"].to(device), finished)
+        cost = torch.zeros_like(ratio)
+        if task.where == "reward" and self.coeff.value:
+            cost = self.coeff.value * ppo_math.divergence_cost(self.divergence, ratio, mask, task.level)
+        if task.algo == "ppo":
+            per_token = ppo_math.at_last_token(rewards, mask) - cost
+            advantages, returns = ppo_math.gae(per_token, values, mask, task.gamma, task.gae_lambda)
+            self._note("ppo/explained_variance", ppo_math.explained_variance(values, returns, mask))
+            if task.whiten:
+                advantages = ppo_math.whiten(advantages, mask)
+            out |= {"advantages": advantages, "returns": returns, "old_values": values}
+        else:
+            out["advantages"] = in_group(rewards - cost.sum(1), task.group, task.algo).unsqueeze(1).expand_as(ratio)
+        out |= {"old_per_token_logps": logps, "base_logps": base, "valid": mask}
+
+        for key in ("proxy", "true"):
+            if key in found:
+                self._note(f"{key}/return", float(found[key].double().mean()))
+        self._note("proxy/std", float(found["proxy"].double().std()))
+        self._note("reward/mean", float(rewards.mean()))
+        if "true" in found:
+            self._note("correlation", correlation(found["proxy"], found["true"]))
+        for key, value in ppo_math.divergence_metrics(ratio, mask).items():
+            self._note(f"divergence/{key}", value)
+        self._note("text/length", float(mask.sum(1).float().mean()))
+        self._note("text/finished", float(finished.float().mean()))
+        self._note("penalty/coeff", self.coeff.value)
+        self._note("time/sample_s", sampled - started)
+        self._kl = float(ratio.sum(1).mean())
+        return out
+
+    def _prepare_inputs(self, generation_batch: Any) -> dict[str, Any]:
+        """TRL's shares of the round's texts, each with the number of tokens that its minibatch has in all processes."""
+        before = self._buffered_inputs
+        inputs = super()._prepare_inputs(generation_batch)
+        if self._buffered_inputs is not before and self._buffered_inputs is not None:
+            n = self.args.gradient_accumulation_steps
+            for start in range(0, len(self._buffered_inputs), n):
+                share = self._buffered_inputs[start : start + n]
+                tokens = torch.stack([x["valid"].sum() for x in share]).sum()
+                tokens = self.accelerator.reduce(tokens, reduction="sum")
+                for x in share:
+                    x["tokens"] = tokens
+            inputs = self._buffered_inputs[self._step % self.args.steps_per_generation]
+        return inputs
+
+    # Learning
+
+    def _compute_loss(self, model: Any, inputs: dict[str, Any]) -> Tensor:
+        task, mask = self.task, inputs["valid"]
+        ids = torch.cat([inputs["prompt_ids"], inputs["completion_ids"]], 1)
+        attention = torch.cat([inputs["prompt_mask"], inputs["completion_mask"]], 1)
+        logps, values, entropies = self.log_probs(model, ids, attention, mask.shape[1])
+        # Means over the minibatch's tokens, however it is cut into shares: each counts with its share of the tokens.
+        world = self.accelerator.num_processes
+        share = mask.sum() * world / inputs["tokens"]
+        part = 1 / self.current_gradient_accumulation_steps
+        loss, clipped = ppo_math.policy_loss(
+            logps, inputs["old_per_token_logps"], inputs["advantages"], mask, task.clip
+        )
+        self._note("ppo/policy_loss", loss.item())
+        self._note("ppo/clipfrac", clipped.item())
+        self._note("ppo/entropy", ppo_math.masked_mean(entropies, mask).item())
+        loss = loss * share
+        if values is not None:
+            of_values, _ = ppo_math.value_loss(values, inputs["old_values"], inputs["returns"], mask, task.value_clip)
+            self._note("ppo/value_loss", of_values.item())
+            loss = loss + task.vf_coeff * of_values * share
+        if task.where == "loss" and self.coeff.value:
+            ratio = torch.where(mask, logps - inputs["base_logps"], 0.0)
+            paid = ppo_math.divergence_loss(self.divergence, ratio, mask, task.level, task.gradient)
+            self._note("penalty/mean", paid.item())
+            loss = loss + self.coeff.value * paid * part
+        return loss
+
+    def _note(self, key: str, value: float) -> None:
+        self._noted.setdefault(key, []).append(value)
+
+    # In the run
+
+    def row(self, logged: dict[str, float]) -> dict[str, float]:
+        """What is written of a round, and the end of it: the coefficient adapts."""
+        means = {}
+        for key, values in self._noted.items():
+            known = [v for v in values if not math.isnan(v)]
+            means[key] = sum(known) / len(known) if known else math.nan
+        self._noted = {}
+        self.coeff.update(self._kl, self.task.rollouts)
+        return {**means, **logged}
+
+    def extra_state(self) -> dict[str, Any]:
+        return {"shaping": self.shaping.get_state(), "coeff": self.coeff.get_state()}
+
+    def set_extra_state(self, state: dict[str, Any]) -> None:
+        self.shaping.set_state(state["shaping"])
+        self.coeff.set_state(state["coeff"])
+
+    def set_state(self, state: dict[str, Any]) -> None:
+        super().set_state(state)
+        self._step = state["step"] * self.args.gradient_accumulation_steps
+
+
+def proxy(prompts: Any, completions: Any, **columns: Any) -> list[float]:
+    """Stands for the proxy reward in TRL's list of rewards; what is called is `Ppo._calculate_rewards`."""
+    raise RuntimeError("TRL no longer asks _calculate_rewards for the rewards")
+
+
+def schedule(rows: list[Row], form: Format, task: Any, group: int, seed: int) -> Dataset:
+    """The prompts of all rounds in their order, as columns `prompt` (text) and `row`: passes over all rows, each in an order
+    of its own that `seed` decides, so that a run taken up goes on with the prompts that were next."""
+    wanted = task.iterations * task.rollouts // group
+    generator = np.random.default_rng([seed, 50])
+    order: list[int] = []
+    while len(order) < wanted:
+        order += generator.permutation(len(rows)).tolist()
+    texts = [form.prompt(row["prompt"]) for row in rows]
+    return Dataset.from_dict({"prompt": [texts[i] for i in order[:wanted]], "row": order[:wanted]})
+
+
+def in_group(rewards: Tensor, group: int, algo: str) -> Tensor:
+    """Advantages (B,) of texts by the others for the same prompt, `group` consecutive ones: grpo: standardised in the group
+    (arXiv 2402.03300, eq. 1 ff.); rloo: less the mean of the others (arXiv 2402.14740, eq. 6)."""
+    r = rewards.view(-1, group)
+    if algo == "grpo":
+        return ((r - r.mean(1, keepdim=True)) / (r.std(1, keepdim=True) + 1e-4)).flatten()
+    return ((r - r.mean(1, keepdim=True)) * group / (group - 1)).flatten()
+
+
+def correlation(x: Tensor, y: Tensor) -> float:
+    """Pearson's, NaN if either is constant."""
+    x, y = x.double() - x.double().mean(), y.double() - y.double().mean()
+    scale = (x.square().sum() * y.square().sum()).sqrt().item()
+    return float((x * y).sum()) / scale if scale > 0 else math.nan
+
+
+def save(work: Ppo, directory: Path) -> None:
+    """The policy as an ordinary language model; its value head beside it in `value_head.safetensors`."""
+    policy = copy.copy(work.accelerator.unwrap_model(work.model))
+    policy._modules = dict(policy._modules)
+    head = policy._modules.pop(VALUE, None)
+    loading.save(policy, work.form.tokenizer, directory)
+    if head is not None:
+        safetensors.torch.save_file(head.state_dict(), directory / "value_head.safetensors")
+
+
+# Evaluation
+
+
+@torch.no_grad()
+def sampled(work: Ppo, rows: list[Row], seed: int) -> tuple[list[list[int]], Tensor]:
+    """An answer of the policy to each row, as tokens, and the log-ratio (B,) of each to the base policy, at the
+    temperature of evaluation. The random states stay as they were."""
+    task, tokenizer = work.task, work.form.tokenizer
+    model = work.accelerator.unwrap_model(work.model)
+    training, device = model.training, work.accelerator.device
+    options = {"do_sample": True, "max_new_tokens": task.max_new_tokens, "temperature": task.eval_temperature}
+    options |= {"top_p": task.eval_top_p, "top_k": 0, "pad_token_id": tokenizer.pad_token_id}
+    options |= {"eos_token_id": tokenizer.eos_token_id}
+    chunk, answers, ratios = task.chunk or task.rollouts, [], []
+    model.eval()
+    devices = [device] if device.type == "cuda" else []
+    with torch.random.fork_rng(devices=devices):
+        torch.manual_seed(seed)
+        for start in range(0, len(rows), chunk):
+            texts = [work.form.prompt(row["prompt"]) for row in rows[start : start + chunk]]
+            prompts, _, _ = work._tokenize_prompts(texts)
+            padded = tokenizer.pad({"input_ids": prompts}, return_tensors="pt", padding_side="left").to(device)
+            out = model.generate(**padded, **options)[:, padded["input_ids"].shape[1] :]
+            ids = [work._stopped(cut(x, tokenizer.eos_token_id)) for x in out.tolist()]
+            answers += ids
+            ratios.append(log_ratio(work, padded, ids))
+    model.train(training)
+    return answers, torch.cat(ratios)
+
+
+def log_ratio(work: Ppo, prompts: Any, answers: list[list[int]]) -> Tensor:
+    """log pi - log base (B,) of answers to padded prompts."""
+    device = work.accelerator.device
+    padded = nn.utils.rnn.pad_sequence(
+        [torch.tensor(x, dtype=torch.long) for x in answers], True, work.form.tokenizer.pad_token_id
+    ).to(device)
+    mask = (
+        torch.arange(padded.shape[1], device=device) < torch.tensor([len(x) for x in answers], device=device)[:, None]
+    )
+    ids = torch.cat([prompts["input_ids"], padded], 1)
+    attention = torch.cat([prompts["attention_mask"], mask.long()], 1)
+    now, _, _ = work.log_probs(work.model, ids, attention, padded.shape[1])
+    with work.as_base():
+        base, _, _ = work.log_probs(work.model, ids, attention, padded.shape[1])
+    return ppo_math.sequence_log_ratio(now, base, mask).cpu()
+
+
+def cut(ids: list[int], end: int) -> list[int]:
+    """The tokens up to the first end token, and that one."""
+    return ids[: ids.index(end) + 1] if end in ids else ids
+
+
+def evaluate(work: Ppo, rows: list[Row], step: int) -> dict[str, float]:
+    """Means over answers to held-out rows, in the words of control: `true/return`, `proxy/return` and their standard
+    errors, `divergence/…`, `correlation`, `sigma/…`; the answers and their scores are in eval/step_<step>.jsonl."""
+    ids, ratio = sampled(work, rows, work.task.eval_seed)
+    rows = [row | {"row": i} for i, row in enumerate(rows)]
+    answers, finished, scores, proxy_reward = work.judged(rows, ids)
+    true = None if work.true is None else torch.tensor(work.true(rows, answers), dtype=torch.float64)
+    found = {"proxy": proxy_reward.double()} | ({} if true is None else {"true": true})
+    metrics = {"text/length": float(np.mean([len(x) for x in ids])), "text/finished": float(finished.double().mean())}
+    for name, x in found.items():
+        metrics |= {
+            f"{name}/return": float(x.mean()),
+            f"mean/{name}": float(x.mean()),
+            f"sigma/{name}": float(x.std(correction=0)),
+        }
+        metrics[f"{name}/return_se"] = float(x.std()) / math.sqrt(len(x))
+    if true is not None:
+        metrics["correlation"] = correlation(found["proxy"], true)
+    if work.task.eval_temperature == 1 and work.task.eval_top_p == 1:
+        valid = torch.ones(len(ratio), 1, dtype=torch.bool)
+        measured = ppo_math.divergence_metrics(ratio.unsqueeze(1), valid)
+        metrics |= {f"divergence/{key}": value for key, value in measured.items()}
+    write(work, step, rows, answers, ids, finished, scores, found, ratio)
+    return metrics
+
+
+def write(
+    work: Ppo, step: int, rows: Any, answers: Any, ids: Any, finished: Any, scores: Any, found: Any, ratio: Any
+) -> None:
+    """eval/step_<step>.jsonl: a line for each prompt."""
+    directory = work.run_.path / "eval"
+    directory.mkdir(exist_ok=True)
+    lines = []
+    for i, row in enumerate(rows):
+        line = {
+            "step": step,
+            "row": i,
+            "prompt": row["prompt"],
+            "answer": answers[i],
+            "answer_ids": ids[i],
+            "finished": bool(finished[i]),
+            **{name: float(x[i]) for name, x in found.items()},
+            "judges": dict(zip(work.proxy.judges(), scores[i].tolist(), strict=True)),
+            "log_ratio": float(ratio[i]),
+        }
+        lines.append(json.dumps(line, ensure_ascii=False))
+    write_atomic(directory / f"step_{step:06d}.jsonl", ("\n".join(lines) + "\n").encode())
+
+
+NAMES = {"grad_norm": "ppo/gradient_norm", "learning_rate": "ppo/lr"}
+"""what TRL calls it, and docs/metrics.md"""
+
+
+def validation(work: Ppo, rows: list[Row], step: int) -> dict[str, float]:
+    """`evaluate` under `validation/…`, for the rows of metrics.csv."""
+    shown = ("true/return", "proxy/return", "divergence/", "correlation", "text/")
+    return {
+        f"validation/{k}": v for k, v in evaluate(work, rows, step).items() if k.startswith(shown) and "_se" not in k
+    }
+
+
+def evaluate_base(work: Ppo, rows: list[Row]) -> dict[str, float]:
+    """`evaluate` of the base policy, as eval/step_000000.jsonl."""
+    with work.as_base():
+        return evaluate(work, rows, 0)
+
+
+def final(work: Ppo, rows: list[Row], base: dict[str, float]) -> dict[str, float]:
+    """`evaluate` at the end, the base policy's numbers as `base/…`, and the diagnostics of hacking."""
+    metrics = evaluate(work, rows, work.task.iterations)
+    metrics |= {f"base/{key}": value for key, value in base.items() if not key.startswith("divergence/")}
+    if "divergence/chi2" in metrics and "true/return" in metrics:
+        metrics |= diagnostics(metrics, 1.0)
+    return metrics

@@ -1,0 +1,151 @@
+"""Conversations as text and tokens: chat templates, a tokenizer made on the spot, and what is cut where there are too many."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+
+from transformers import AutoTokenizer, PreTrainedTokenizerBase, PreTrainedTokenizerFast
+
+from rhtool.data.base import TRAIN, Data, Message
+from rhtool.errors import ConfigError, RhtoolError, nearest
+from rhtool.models import Model, Tiny
+
+TEMPLATES = Path(__file__).parent / "templates"
+PAD, END, PROMPTER, ASSISTANT, SYSTEM = "<|padding|>", "<|endoftext|>", "<|prompter|>", "<|assistant|>", "<|system|>"
+"""special tokens of Open-Assistant, whose template (oasst) the papers' Pythia models have"""
+
+
+def template(name: str) -> str:
+    """The Jinja text of a chat template, by the name of a file of `templates/` or by a path. Raises `ConfigError`."""
+    file = TEMPLATES / f"{name}.jinja"
+    if file.is_file():
+        return file.read_text()
+    if Path(name).is_file():
+        return Path(name).read_text()
+    known = sorted(path.stem for path in TEMPLATES.glob("*.jinja"))
+    raise ConfigError(f"there is no template '{name}'", "model.template", nearest(name, known))
+
+
+def tokenizer_of(model: Model, texts: Iterable[str] | None = None) -> PreTrainedTokenizerBase:
+    """The model's tokenizer, with a pad token, an end token and a chat template; padding on the left, as generation wants it.
+
+    Of a `Tiny` model without a path it is trained on `texts`. Raises `RhtoolError` where one of the three is missing
+    and cannot be put in its place.
+    """
+    if isinstance(model, Tiny) and not model.path:
+        return trained_tokenizer(texts or (), model.vocabulary, model.context, template(model.template or "oasst"))
+    return tokenizer_at(model.source(), model.template, model.revision)
+
+
+def tokenizer_at(source: str, chat_template: str = "", revision: str | None = None) -> PreTrainedTokenizerBase:
+    """The tokenizer of a directory or of a model on the hub, likewise; `chat_template` takes the place of its own."""
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(source, revision=revision)
+    except (OSError, ValueError) as error:
+        mend = "give a directory with tokenizer.json, or a hub name"
+        raise RhtoolError(f"the tokenizer cannot be loaded: {_first_line(error)}", source, mend) from error
+    if chat_template:
+        tokenizer.chat_template = template(chat_template)
+        missing = [t for t in (PROMPTER, ASSISTANT, SYSTEM) if t in tokenizer.chat_template]
+        tokenizer.add_special_tokens({"extra_special_tokens": missing}, replace_extra_special_tokens=False)
+    if not tokenizer.chat_template:
+        mend = "choose one: model.template=oasst (rhtool/lm/templates), or give a path of your own"
+        raise RhtoolError("the tokenizer has no chat template", source, mend)
+    if tokenizer.eos_token is None:
+        raise RhtoolError("the tokenizer has no end token", source, "set eos_token in its tokenizer_config.json")
+    if tokenizer.pad_token is None:
+        tokenizer.pad_token = tokenizer.eos_token  # what is padded is masked, so that any token will do
+    tokenizer.padding_side = "left"
+    return tokenizer
+
+
+def trained_tokenizer(texts: Iterable[str], size: int, context: int, chat_template: str) -> PreTrainedTokenizerFast:
+    """A byte-level BPE of `size` tokens, learnt from the texts: every string comes back as it went in."""
+    from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+
+    bpe = Tokenizer(models.BPE())
+    bpe.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    bpe.decoder = decoders.ByteLevel()
+    special = [PAD, END, PROMPTER, ASSISTANT, SYSTEM]
+    alphabet = pre_tokenizers.ByteLevel.alphabet()
+    trainer = trainers.BpeTrainer(
+        vocab_size=size, special_tokens=special, initial_alphabet=sorted(alphabet), show_progress=False
+    )
+    bpe.train_from_iterator(texts, trainer)
+    return PreTrainedTokenizerFast(
+        tokenizer_object=bpe,
+        pad_token=PAD,
+        eos_token=END,
+        extra_special_tokens=special[2:],
+        padding_side="left",
+        model_max_length=context,
+        chat_template=chat_template,
+        clean_up_tokenization_spaces=False,
+    )
+
+
+def corpus(data: Data) -> list[str]:
+    """Texts from which a tokenizer learns what the data look like."""
+    return [
+        text for row in data.demonstrations(TRAIN) for text in (*(m["content"] for m in row["prompt"]), row["answer"])
+    ]
+
+
+@dataclass
+class Format:
+    """How a model sees conversations.
+
+    Args:
+        tokenizer: with a chat template and an end token.
+        max_length: tokens of a prompt and its answer together.
+        min_prompt: tokens that a prompt keeps, if it has them, beside an answer that would take all; None: half of them.
+    """
+
+    tokenizer: PreTrainedTokenizerBase
+    max_length: int
+    min_prompt: int | None = None
+
+    def prompt(self, messages: list[Message]) -> str:
+        """The text after which the assistant begins to speak."""
+        return self.tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
+
+    def answer(self, messages: list[Message], answer: str) -> str:
+        """What the text goes on with when the assistant says `answer`, to the end token that ends its turn.
+
+        Raises `RhtoolError` for a template of which a conversation is not the beginning of what it grows into: there
+        what is scored would not be what was sampled.
+        """
+        prompt = self.prompt(messages)
+        whole = self.tokenizer.apply_chat_template(
+            [*messages, {"role": "assistant", "content": answer}], tokenize=False, add_generation_prompt=False
+        )
+        if not whole.startswith(prompt):
+            raise RhtoolError(
+                "the chat template writes a conversation anew when it goes on, so that an answer has no text of its own",
+                "model.template",
+                "choose a template that only adds: rhtool/lm/templates",
+            )
+        text, end = whole[len(prompt) :], self.tokenizer.eos_token
+        return text[: text.rindex(end) + len(end)] if end in text else text + end
+
+    def pair(self, messages: list[Message], answer: str) -> tuple[list[int], list[int]]:
+        """Tokens of prompt and answer, tokenised apart and cut to `max_length` together."""
+        return self.fit(self.ids(self.prompt(messages)), self.ids(self.answer(messages, answer)))
+
+    def fit(self, prompt: list[int], answer: list[int]) -> tuple[list[int], list[int]]:
+        """The answer stays whole as long as the prompt keeps `min_prompt` tokens: the prompt loses its beginning, then
+        the answer its end (Open-Assistant's collator for rankings)."""
+        least = self.max_length // 2 if self.min_prompt is None else self.min_prompt
+        room = max(min(least, self.max_length), self.max_length - len(answer))
+        prompt = prompt[-room:]
+        return prompt, answer[: self.max_length - len(prompt)]
+
+    def ids(self, text: str) -> list[int]:
+        """Tokens of a text that has its special tokens already."""
+        return self.tokenizer(text, add_special_tokens=False)["input_ids"]
+
+
+def _first_line(error: BaseException) -> str:
+    return next(iter(str(error).splitlines()), type(error).__name__)
