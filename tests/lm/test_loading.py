@@ -6,7 +6,7 @@ import pytest
 
 from rhtool.errors import ConfigError, RhtoolError
 from rhtool.models import Lora, Model
-from tests.lm.conftest import Words, small
+from tests.lm.small import Words, small
 
 pytest.importorskip("trl")
 import torch

@@ -14,7 +14,7 @@ from rhtool.models import SAVED, Lora, Model
 from rhtool.rewards.python import Python
 from rhtool.run import Run
 from rhtool.tasks.rlhf_ppo import RlhfPpo
-from tests.lm.conftest import Words, interrupted
+from tests.lm.small import Words, interrupted
 
 pytest.importorskip("trl")
 import pandas as pd
@@ -84,7 +84,7 @@ def test_coefficient_zero_is_no_divergence(where, sft_run, tmp_path):
 def test_the_reward_rises_and_a_large_coefficient_holds_the_divergence_down(algo, sft_run, tmp_path):
     found = {}
     for name, divergence, coeff in (("none", None, 0.0), ("sqrt_chi2", SqrtChi2(), 3.0)):
-        more = {"algo": algo, "iterations": 12, "lr": 5e-3, "eval_every": 12}
+        more = {"algo": algo, "iterations": 16, "rollouts": 32, "lr": 2e-3, "eval_every": 16}
         make(tmp_path / name, sft_run, divergence, coeff, **more).execute()
         found[name] = outcome(tmp_path / name)[0]
     base = found["none"]["base/proxy/return"]

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from rhtool.errors import RhtoolError
 from rhtool.models import Model
-from tests.lm.conftest import Words, small
+from tests.lm.small import Words, small
 
 pytest.importorskip("trl")
 from rhtool.lm import text

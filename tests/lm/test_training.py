@@ -12,7 +12,7 @@ from rhtool.models import SAVED, Lora
 from rhtool.run import Run
 from rhtool.tasks.rm_train import RmTrainTexts
 from rhtool.tasks.sft import Sft
-from tests.lm.conftest import Words, interrupted, small
+from tests.lm.small import Words, interrupted, small
 
 pytest.importorskip("trl")
 import pandas as pd
