@@ -192,12 +192,14 @@ def smoke_runs(tmp_path_factory: pytest.TempPathFactory) -> dict[str, set[str]]:
     }
     numbers = ("n_prompts", "n_demonstrations", "n_preferences", "n_validation")
     words = ["data=toy", *(f"data.{name}=16" for name in numbers), "model=tiny", "model.width=16", "model.heads=2"]
+    small = ["task.answers=6", "task.prompts=4", "task.max_new_tokens=4"]
     short = ["divergence=kl", "coeff=0.1", "task.rollouts=16", "task.minibatch=8", "task.max_new_tokens=4"]
     short += ["task.iterations=2", "task.eval_every=1", "task.eval_prompts=8"]
     (root / "brevity.py").write_text(written_files("docs/rewards.md")["brevity.py"])
     lines |= {
         "sft": ["task=sft", "task.passes=1", "task.every=1", *words],
         "rm_train of texts": ["task=rm_train", "task.passes=1", "task.every=1", *words],
+        "bon": ["task=bon", "reward=python", "reward.function=brevity:brevity", *small, *words],
         "rlhf_ppo": ["task=rlhf_ppo", "reward=python", "reward.function=brevity:brevity", *words, *short],
     }
     keys = {}
@@ -222,6 +224,7 @@ RUNS = [
     "rm_train of texts",
     "sft",
     "rlhf_ppo",
+    "bon",
 ]
 
 

@@ -19,6 +19,7 @@ from numpy.typing import ArrayLike, NDArray
 from scipy.special import gammaln
 
 from rhtool.errors import ConfigError, RhtoolError
+from rhtool.results.scaling_laws import best_of_n_kl
 from rhtool.results.statistics import standard_error
 
 if TYPE_CHECKING:
@@ -136,17 +137,6 @@ def rank_weights(size: int, ns: Sequence[int]) -> Array:
             log_factorial[n - 1 : size] - log_factorial[n - 1] - log_factorial[: size - n + 1] - log_all
         )
     return weights
-
-
-def best_of_n_kl(n: ArrayLike) -> Array:
-    """KL of best-of-n from the base policy, log n - (n - 1) / n in nats: that of the density n u^(n-1) from 1.
-
-    Exact where no two answers score the same, as under a continuous distribution of scores. Otherwise an upper bound,
-    because an answer says less than its rank. It is about fresh answers: if all there ever are is a pool of N, drawing
-    n of them with replacement is within the bound, and without replacement may exceed it (log N at n = N).
-    """
-    n = np.asarray(n, np.float64)
-    return np.log(n) - (n - 1) / n
 
 
 def best_of_n_chi2(n: ArrayLike) -> Array:

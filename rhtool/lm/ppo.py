@@ -35,6 +35,7 @@ from rhtool.divergences import Divergence
 from rhtool.errors import RhtoolError
 from rhtool.hacking import diagnostics
 from rhtool.lm import loading, ppo_math
+from rhtool.lm.generation import generate, stopped
 from rhtool.lm.text import Format
 from rhtool.lm.training import InRun, arguments, save_batch
 from rhtool.run import Run
@@ -175,20 +176,7 @@ class Ppo(InRun, GRPOTrainer):
             for i in range(0, len(prompt_ids), chunk)
         ]
         answers = [ids for part, _ in parts for ids in part]
-        return [self._stopped(ids) for ids in answers], None
-
-    def _stopped(self, ids: list[int]) -> list[int]:
-        """The tokens up to the first stop string, ended there."""
-        if not self.task.stop:
-            return ids
-        text = self.form.tokenizer.decode(ids, skip_special_tokens=True)
-        if not any(stop in text for stop in self.task.stop):
-            return ids
-        for n in range(len(ids)):
-            so_far = self.form.tokenizer.decode(ids[: n + 1], skip_special_tokens=True)
-            if any(stop in so_far for stop in self.task.stop):
-                return [*ids[:n], self.form.tokenizer.eos_token_id]
-        return ids
+        return [stopped(ids, self.form, self.task.stop) for ids in answers], None
 
     def judged(self, rows: list[Row], ids: list[list[int]]) -> tuple[list[str], Tensor, Tensor, Tensor]:
         """Of sampled tokens: the answers, which ended (B,), the judges' scores (B, K) and the proxy reward (B,)."""
@@ -253,7 +241,7 @@ class Ppo(InRun, GRPOTrainer):
         self._note("proxy/std", float(found["proxy"].double().std()))
         self._note("reward/mean", float(rewards.mean()))
         if "true" in found:
-            self._note("correlation", correlation(found["proxy"], found["true"]))
+            self._note("correlation", ppo_math.correlation(found["proxy"], found["true"]))
         for key, value in ppo_math.divergence_metrics(ratio, mask).items():
             self._note(f"divergence/{key}", value)
         self._note("text/length", float(mask.sum(1).float().mean()))
@@ -360,13 +348,6 @@ def in_group(rewards: Tensor, group: int, algo: str) -> Tensor:
     return ((r - r.mean(1, keepdim=True)) * group / (group - 1)).flatten()
 
 
-def correlation(x: Tensor, y: Tensor) -> float:
-    """Pearson's, NaN if either is constant."""
-    x, y = x.double() - x.double().mean(), y.double() - y.double().mean()
-    scale = (x.square().sum() * y.square().sum()).sqrt().item()
-    return float((x * y).sum()) / scale if scale > 0 else math.nan
-
-
 def save(work: Ppo, directory: Path) -> None:
     """The policy as an ordinary language model; its value head beside it in `value_head.safetensors`."""
     policy = copy.copy(work.accelerator.unwrap_model(work.model))
@@ -381,29 +362,16 @@ def save(work: Ppo, directory: Path) -> None:
 
 
 @torch.no_grad()
-def sampled(work: Ppo, rows: list[Row], seed: int) -> tuple[list[list[int]], Tensor]:
+def sampled(work: Ppo, rows: list[Row]) -> tuple[list[list[int]], Tensor]:
     """An answer of the policy to each row, as tokens, and the log-ratio (B,) of each to the base policy, at the
     temperature of evaluation. The random states stay as they were."""
-    task, tokenizer = work.task, work.form.tokenizer
+    task, answers, ratios = work.task, [], []
     model = work.accelerator.unwrap_model(work.model)
-    training, device = model.training, work.accelerator.device
-    options = {"do_sample": True, "max_new_tokens": task.max_new_tokens, "temperature": task.eval_temperature}
-    options |= {"top_p": task.eval_top_p, "top_k": 0, "pad_token_id": tokenizer.pad_token_id}
-    options |= {"eos_token_id": tokenizer.eos_token_id}
-    chunk, answers, ratios = task.chunk or task.rollouts, [], []
-    model.eval()
-    devices = [device] if device.type == "cuda" else []
-    with torch.random.fork_rng(devices=devices):
-        torch.manual_seed(seed)
-        for start in range(0, len(rows), chunk):
-            texts = [work.form.prompt(row["prompt"]) for row in rows[start : start + chunk]]
-            prompts, _, _ = work._tokenize_prompts(texts)
-            padded = tokenizer.pad({"input_ids": prompts}, return_tensors="pt", padding_side="left").to(device)
-            out = model.generate(**padded, **options)[:, padded["input_ids"].shape[1] :]
-            ids = [work._stopped(cut(x, tokenizer.eos_token_id)) for x in out.tolist()]
-            answers += ids
-            ratios.append(log_ratio(work, padded, ids))
-    model.train(training)
+    options = {"max_prompt": task.max_prompt, "max_new_tokens": task.max_new_tokens, "stop": task.stop}
+    options |= {"temperature": task.eval_temperature, "top_p": task.eval_top_p, "chunk": task.chunk or task.rollouts}
+    for prompts, ids in generate(model, work.form, rows, task.eval_seed, **options):
+        answers += ids
+        ratios.append(log_ratio(work, prompts, ids))
     return answers, torch.cat(ratios)
 
 
@@ -424,15 +392,10 @@ def log_ratio(work: Ppo, prompts: Any, answers: list[list[int]]) -> Tensor:
     return ppo_math.sequence_log_ratio(now, base, mask).cpu()
 
 
-def cut(ids: list[int], end: int) -> list[int]:
-    """The tokens up to the first end token, and that one."""
-    return ids[: ids.index(end) + 1] if end in ids else ids
-
-
 def evaluate(work: Ppo, rows: list[Row], step: int) -> dict[str, float]:
     """Means over answers to held-out rows, in the words of control: `true/return`, `proxy/return` and their standard
     errors, `divergence/…`, `correlation`, `sigma/…`; the answers and their scores are in eval/step_<step>.jsonl."""
-    ids, ratio = sampled(work, rows, work.task.eval_seed)
+    ids, ratio = sampled(work, rows)
     rows = [row | {"row": i} for i, row in enumerate(rows)]
     answers, finished, scores, proxy_reward = work.judged(rows, ids)
     true = None if work.true is None else torch.tensor(work.true(rows, answers), dtype=torch.float64)
@@ -446,7 +409,7 @@ def evaluate(work: Ppo, rows: list[Row], step: int) -> dict[str, float]:
         }
         metrics[f"{name}/return_se"] = float(x.std()) / math.sqrt(len(x))
     if true is not None:
-        metrics["correlation"] = correlation(found["proxy"], true)
+        metrics["correlation"] = ppo_math.correlation(found["proxy"], true)
     if work.task.eval_temperature == 1 and work.task.eval_top_p == 1:
         valid = torch.ones(len(ratio), 1, dtype=torch.bool)
         measured = ppo_math.divergence_metrics(ratio.unsqueeze(1), valid)
@@ -471,7 +434,7 @@ def write(
             "answer_ids": ids[i],
             "finished": bool(finished[i]),
             **{name: float(x[i]) for name, x in found.items()},
-            "judges": dict(zip(work.proxy.judges(), scores[i].tolist(), strict=True)),
+            "judges": dict(zip(work.proxy.judges(scores.shape[1]), scores[i].tolist(), strict=True)),
             "log_ratio": float(ratio[i]),
         }
         lines.append(json.dumps(line, ensure_ascii=False))

@@ -104,6 +104,13 @@ def explained_variance(values: Tensor, returns: Tensor, mask: Tensor) -> float:
     return 1 - masked_variance(returns - values, mask).item() / total if total > 0 else math.nan
 
 
+def correlation(x: Tensor, y: Tensor) -> float:
+    """Pearson's, in float64; NaN if either is constant."""
+    x, y = x.double() - x.double().mean(), y.double() - y.double().mean()
+    scale = (x.square().sum() * y.square().sum()).sqrt().item()
+    return float((x * y).sum()) / scale if scale > 0 else math.nan
+
+
 # --- divergence from the base policy --------------------------------------------------------------------------------
 
 

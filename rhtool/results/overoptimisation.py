@@ -13,25 +13,16 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 import pandas as pd
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import NDArray
 from scipy.stats import linregress
 from scipy.stats import t as student
 
 from rhtool.errors import RhtoolError, nearest
 from rhtool.hacking import averaged, course
 from rhtool.results.cells import Keys
-from rhtool.results.scaling_laws import ENDS, FORMS, Choice, Fit, choose, fit
+from rhtool.results.scaling_laws import ENDS, FORMS, Choice, Fit, best_of_n_kl, choose, fit
 from rhtool.results.statistics import FEWEST, Estimate, estimate
 from rhtool.results.tables import formatter, interval_name, with_interval
-
-
-def best_of_n_kl(n: ArrayLike) -> NDArray[np.float64]:
-    """KL(best of n, base policy) = log n - (n - 1) / n, in nats, of n >= 1 of any shape; exact where no two samples are
-    equal, else an upper bound. Raises `RhtoolError` if an n is below 1."""
-    n = np.asarray(n, np.float64)
-    if np.any(n < 1):
-        raise RhtoolError(f"best of n = {np.nanmin(n):g}", "n", "n is a number of samples, at least 1")
-    return np.log(n) - (n - 1) / n
 
 
 def _root(x: NDArray) -> NDArray:

@@ -31,6 +31,20 @@ TIE = 2.0
 """a difference in AIC below which two models describe data equally well (Burnham and Anderson 2002)"""
 
 
+def best_of_n_kl(n: ArrayLike) -> NDArray[np.float64]:
+    """KL of best-of-n from the base policy, log n - (n - 1) / n in nats, of n >= 1 of any shape: that of the density
+    n u^(n-1) of ranks u from 1. Raises `RhtoolError` if an n is below 1.
+
+    Exact where no two answers score the same, as under a continuous distribution of scores. Otherwise an upper bound,
+    because an answer says less than its rank. It is about fresh answers: if all there ever are is a pool of N, drawing
+    n of them with replacement is within the bound, and without replacement may exceed it (log N at n = N).
+    """
+    n = np.asarray(n, np.float64)
+    if np.any(n < 1):
+        raise RhtoolError(f"best of n = {np.nanmin(n):g}", "n", "n is a number of samples, at least 1")
+    return np.log(n) - (n - 1) / n
+
+
 @dataclass(frozen=True)
 class Form:
     """A curve of returns above the base policy's, linear in (alpha, beta)."""

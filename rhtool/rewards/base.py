@@ -33,9 +33,9 @@ class Reward:
         """`{name: path}` of the files whose content decides the scores."""
         return {}
 
-    def judges(self) -> list[str]:
-        """Names of the K judges."""
-        return ["proxy"]
+    def judges(self, count: int) -> list[str]:
+        """Names of the K = `count` judges."""
+        return [f"judge_{k}" for k in range(count)]
 
     def load(self) -> Scores:
         """What scores. Models are loaded here, once."""

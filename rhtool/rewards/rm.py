@@ -52,9 +52,6 @@ class Learned(Reward):
         found = {f"reward_model_{i}": str(directory(path)) for i, path in enumerate(self.paths())}
         return {name: path for name, path in found.items() if Path(path).is_dir()}
 
-    def judges(self) -> list[str]:
-        return [f"rm_{i}" for i in range(len(self.paths()))]
-
     def load(self) -> Scores:
         """The models, scored one after the other."""
         import torch
