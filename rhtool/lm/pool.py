@@ -62,7 +62,8 @@ class Pool:
         return np.stack([self.run.reward.combined(x).double().numpy() for x in scores])
 
     def table(self) -> pd.DataFrame:
-        """A row per answer: `row` (of the data), `draw`, `answer`, `finished`, a column per judge (`judge_0` …), `proxy`, and `true` where known."""
+        """A row per answer: `row` (of the data), `draw`, `answer`, `finished`, a column per judge (`judge_0` and so on), `proxy`,
+        and `true` where it is known."""
         n, q = len(self.answers), len(self.rows)
         scores = np.stack(self.scores).reshape(n * q, -1)
         columns: dict[str, Any] = {
