@@ -81,7 +81,7 @@ def test_no_process_is_left_behind(backend, end):
             os.killpg(process.pid, end)  # a terminal sends Ctrl-C to the whole group
         elif end != "raise":
             process.send_signal(end)
-        process.wait(timeout=20)
+        process.wait(timeout=60)
         deadline = time.monotonic() + 15
         while (left := [pid for pid in below if alive(pid)]) and time.monotonic() < deadline:
             time.sleep(0.05)

@@ -34,7 +34,7 @@ def cows(prompts, answers, columns):
     return [float(answer.split().count("cow")) for answer in answers]
 
 
-def make(path, sft_run, divergence=None, coeff=0.0, model=None, function="tests.lm.test_ppo:cows", **task) -> Run:
+def make(path, sft_run, divergence=None, coeff=0.0, model=None, function="tests.lm.test_rlhf_ppo:cows", **task) -> Run:
     return Run(
         task=RlhfPpo(**TINY | task),
         model=Model(path=str(sft_run), **(model or {})),
@@ -177,7 +177,7 @@ def nothing(prompts, answers, columns):
 
 def test_a_reward_that_is_not_finite_ends_the_run_and_keeps_the_scores(sft_run, tmp_path):
     with pytest.raises(RhtoolError, match="not finite"):
-        make(tmp_path / "run", sft_run, function="tests.lm.test_ppo:nothing").execute()
+        make(tmp_path / "run", sft_run, function="tests.lm.test_rlhf_ppo:nothing").execute()
     kept = load_file(tmp_path / "run" / "bad_batch.safetensors")
     assert kept["scores"].isnan().all() and len(kept["row"]) == 16
 
