@@ -96,5 +96,6 @@ class Bon(Task):
         metrics = best_of.summary(own, work.proxy, true)
         analysis = analyse(best_of.gao_table(own, (metrics["base/true/return"], metrics["base/proxy/return"])))
         if figure := overoptimisation_plot.picture({"best-of-n": analysis}):
+            (run.path / "figures").mkdir(exist_ok=True)
             save(figure, run.path / "figures" / "best_of_n.png")
         return {"steps": self.answers * len(work.rows), **metrics}

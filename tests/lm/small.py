@@ -56,7 +56,7 @@ def interrupted(monkeypatch: pytest.MonkeyPatch, after: int):
     write = Run.log
 
     def log(self, metrics, iteration=None):
-        if iteration == after:
+        if (self._iteration if iteration is None else iteration) == after:
             raise MemoryError("killed")
         write(self, metrics, iteration)
 

@@ -76,7 +76,10 @@ def test_every_combination_of_judges_and_every_judge_has_curves(finished):
     assert {*table.proxy_name} == {"proxy", "mean", "wco", "uwo", "judge_0", "judge_1", "judge_2"}
     assert {*table.method} == {"best_of_n", "best_of_poisson", "soft_best_of_n"}
     for _, part in table.groupby(["proxy_name", "method"]):
-        assert part[part.tuned].true.max() >= part[~part.tuned].true.max() - 1e-6
+        assert part.tuned.sum() == 1
+    of_n = table[table.method == "best_of_n"]
+    for _, part in of_n.groupby("proxy_name"):  # the tuned n is the best of all
+        assert part[part.tuned].true.max() >= part.true.max() - 1e-9
     assert (path / "figures" / "best_of_n.png").stat().st_size > 10_000
 
 
