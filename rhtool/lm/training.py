@@ -130,6 +130,7 @@ class InRun:
             for name, value in state["weights"].items():
                 parameters[name].copy_(value)
         self.set_extra_state(state["extra"])
+        self.state.global_step = state["step"]  # of a run that has only to be evaluated, `train` does not say it
         self._restored = state
 
     def row(self, logged: dict[str, float]) -> dict[str, float]:

@@ -97,8 +97,6 @@ class RlhfPpo(Task):
     """an answer ends before the first of these strings"""
     chunk: int | None = incidental(None)
     """answers that are generated at once; null: all of a round's"""
-    vllm: bool = False
-    """generate with vLLM, in the same processes (needs a GPU and vllm)"""
     eval_every: int = 4
     """rounds from one evaluation on held-out prompts to the next"""
     eval_prompts: int = 256
