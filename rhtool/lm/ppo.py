@@ -78,7 +78,7 @@ class Ppo(InRun, GRPOTrainer):
             "remove_unused_columns": False,
             "disable_dropout": not run.model.dropout,
         }
-        args = GRPOConfig(**arguments(run, task.fit(), task.rollouts, micro, **options))
+        args = GRPOConfig(**arguments(run, task, micro, **options))
         args.num_generations = (
             group  # one text for a prompt: TRL asks for two, for its own advantages, which are not used
         )
