@@ -26,13 +26,11 @@ Row = dict[str, Any]
 
 
 @dataclass
-class Fit:
-    """How a model is fitted to data. Tasks take these numbers unless told otherwise, as those of `env.training`."""
+class Optimiser:
+    """AdamW and its schedule, as language models are trained with."""
 
-    passes: int = 1
-    """passes over the data"""
     minibatch: int = 32
-    """rows (for preferences: pairs) of one gradient step, of all processes together"""
+    """rows (of preferences pairs, in RLHF answers) of one gradient step"""
     lr: float = 1e-5
     """learning rate of AdamW after the warm-up"""
     schedule: str = choice("linear", "cosine", "constant")
@@ -47,6 +45,14 @@ class Fit:
     """of AdamW"""
     grad_clip: float | None = 1.0
     """gradients are scaled down to this global norm; null: they are not"""
+
+
+@dataclass
+class Fit(Optimiser):
+    """How a model is fitted to data. Tasks take these numbers unless told otherwise, as those of `env.training`."""
+
+    passes: int = 1
+    """passes over the data"""
     max_length: int = 512
     """tokens of a prompt with its answer; a longer prompt loses its beginning, then a longer answer its end"""
 

@@ -78,10 +78,8 @@ class Ppo(InRun, GRPOTrainer):
             "shuffle_dataset": False,
             "remove_unused_columns": False,
             "disable_dropout": not run.model.dropout,
-            "use_vllm": task.vllm,
         }
-        options |= {"vllm_mode": "colocate"} if task.vllm else {}
-        args = GRPOConfig(**arguments(run, task.fit(), task.rollouts, micro, **options))
+        args = GRPOConfig(**arguments(run, task, micro, **options))
         args.num_generations = (
             group  # one text for a prompt: TRL asks for two, for its own advantages, which are not used
         )

@@ -54,7 +54,7 @@ def trainer(
     train, held_out = (tokens(run.data.preferences(split), form, margin) for split in (TRAIN, VALIDATION))
     model = reward_model(run.model, tokenizer, run.seed)
     options = {"max_length": None, "disable_dropout": not run.model.dropout}
-    args = RewardConfig(**arguments(run, fit, len(train), microbatch, **options))
+    args = RewardConfig(**arguments(run, fit, microbatch, num_train_epochs=fit.passes, **options))
     made = RewardModel(model=model, args=args, train_dataset=train, processing_class=tokenizer)
     made.l2, made.held_out = l2, held_out
     made.attach(run, NAMES, lambda step: evaluate(made), every)

@@ -33,7 +33,7 @@ def trainer(run: Run, fit: Fit, tokenizer: PreTrainedTokenizerBase, microbatch: 
     train, held_out = (tokens(run.data.demonstrations(split), form) for split in (TRAIN, VALIDATION))
     model = language_model(run.model, tokenizer, run.seed)
     options = {"max_length": None, "dataset_kwargs": {"skip_prepare_dataset": True}}
-    args = SFTConfig(**arguments(run, fit, len(train), microbatch, **options))
+    args = SFTConfig(**arguments(run, fit, microbatch, num_train_epochs=fit.passes, **options))
     made = Sft(model=model, args=args, train_dataset=train, processing_class=tokenizer)
     made.held_out = held_out
     made.attach(run, NAMES, lambda step: evaluate(made), every)

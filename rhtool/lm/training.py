@@ -17,7 +17,7 @@ import safetensors.torch
 import torch
 from transformers import PrinterCallback, TrainerCallback, TrainerState
 
-from rhtool.data.base import Fit
+from rhtool.data.base import Optimiser
 from rhtool.errors import RhtoolError
 from rhtool.run import Run
 
@@ -25,12 +25,12 @@ BAD = "bad_batch.safetensors"
 """in the run's directory: the batch whose loss was not finite"""
 
 
-def arguments(run: Run, fit: Fit, rows: int, microbatch: int | None = None, **options: Any) -> dict[str, Any]:
-    """Keyword arguments of any TRL configuration: the optimiser of `fit` for `rows` of data, and nothing saved, reported
-    or downloaded behind the run's back."""
-    model, world = run.model, 1
+def arguments(run: Run, fit: Optimiser, microbatch: int | None = None, **options: Any) -> dict[str, Any]:
+    """Keyword arguments of any TRL configuration: the optimiser `fit`, and nothing saved, reported or downloaded behind the
+    run's back."""
+    model = run.model
     micro = min(microbatch or fit.minibatch, fit.minibatch)
-    accumulate = -(-fit.minibatch // (micro * world))
+    accumulate = -(-fit.minibatch // micro)
     cuda = torch.cuda.is_available()
     return {
         "output_dir": str(run.path / ".trainer"),
@@ -40,7 +40,6 @@ def arguments(run: Run, fit: Fit, rows: int, microbatch: int | None = None, **op
         "fp16": model.dtype == "float16",
         "gradient_checkpointing": None,
         "activation_checkpointing": model.gradient_checkpointing,
-        "num_train_epochs": fit.passes,
         "per_device_train_batch_size": micro,
         "gradient_accumulation_steps": accumulate,
         "learning_rate": fit.lr,
@@ -130,6 +129,7 @@ class InRun:
             for name, value in state["weights"].items():
                 parameters[name].copy_(value)
         self.set_extra_state(state["extra"])
+        self.state.global_step = state["step"]  # of a run that has only to be evaluated, `train` does not say it
         self._restored = state
 
     def row(self, logged: dict[str, float]) -> dict[str, float]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import ClassVar
 
-from rhtool.data.base import Fit
+from rhtool.data.base import Optimiser
 from rhtool.errors import ConfigError
 from rhtool.models import SAVED
 from rhtool.run import AUTO, Run
@@ -14,7 +14,7 @@ from rhtool.tasks.base import Task, check_ranges, require_lm
 
 
 @dataclass
-class RlhfPpo(Task):
+class RlhfPpo(Optimiser, Task):
     """PPO, GRPO or RLOO on a reward of texts, regularised by a divergence from the base policy."""
 
     extra: ClassVar[str] = "lm"
@@ -39,8 +39,6 @@ class RlhfPpo(Task):
     """rounds of sampling and learning"""
     rollouts: int = 256
     """answers of a round"""
-    minibatch: int = 32
-    """answers of one gradient step"""
     microbatch: int | None = None
     """answers of one forward pass of a process; null: all of its share of the minibatch"""
     epochs: int = 4
@@ -48,19 +46,11 @@ class RlhfPpo(Task):
     group: int = 4
     """answers to each prompt of a round, for grpo and rloo"""
     lr: float = 1e-6
-    """learning rate of AdamW"""
+    """learning rate of AdamW after the warm-up"""
     schedule: str = choice("constant", "linear", "cosine")
-    """of the learning rate: stays, or falls to zero"""
-    warmup: int = 0
-    """gradient steps in which the learning rate rises to `lr`"""
-    betas: list[float] = field(default_factory=lambda: [0.9, 0.95])
-    """of AdamW"""
-    eps: float = 1e-8
-    """of AdamW"""
+    """of the learning rate after the warm-up: stays, or falls to zero linearly or as a cosine"""
     weight_decay: float = 1e-6
     """of AdamW"""
-    grad_clip: float | None = 1.0
-    """gradients are scaled down to this global norm; null: they are not"""
     gamma: float = 1.0
     """discount of a token's reward"""
     gae_lambda: float = 0.95
@@ -97,8 +87,6 @@ class RlhfPpo(Task):
     """an answer ends before the first of these strings"""
     chunk: int | None = incidental(None)
     """answers that are generated at once; null: all of a round's"""
-    vllm: bool = False
-    """generate with vLLM, in the same processes (needs a GPU and vllm)"""
     eval_every: int = 4
     """rounds from one evaluation on held-out prompts to the next"""
     eval_prompts: int = 256
@@ -134,11 +122,6 @@ class RlhfPpo(Task):
     def inputs(self, run: Run) -> dict[str, str]:
         """The model it starts from, the reward's models, the files of the data."""
         return run.model.inputs() | run.data.inputs() | run.reward.inputs()
-
-    def fit(self) -> Fit:
-        """The optimiser."""
-        names = ("minibatch", "lr", "schedule", "warmup", "betas", "eps", "weight_decay", "grad_clip")
-        return Fit(**{name: getattr(self, name) for name in names})
 
     def run(self, run: Run) -> dict[str, float]:
         """Train, evaluate, save."""

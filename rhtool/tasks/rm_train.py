@@ -5,13 +5,13 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, ClassVar
 
-from rhtool.data.base import Fit
 from rhtool.envs.base import RANDOM
 from rhtool.errors import ConfigError
 from rhtool.models import SAVED
 from rhtool.run import Run
 from rhtool.schema import choice
-from rhtool.tasks.base import Task, check_ranges, require_lm, require_policy, require_rl
+from rhtool.tasks.base import Task, check_ranges, require_policy, require_rl
+from rhtool.tasks.sft import Fitting
 
 if TYPE_CHECKING:
     from rhtool.rl.policy import Interface, Policy
@@ -116,34 +116,13 @@ class RmTrainControl(Task):
 
 
 @dataclass
-class RmTrainTexts(Fit, Task):
+class RmTrainTexts(Fitting):
     """A reward model from preferences between answers to prompts: the proxy of RLHF."""
-
-    extra: ClassVar[str] = "lm"
-
-    uses: ClassVar[tuple[str, ...]] = ("model", "data")
 
     l2: float = 0.001
     """weight of the mean of half the squared scores of a pair, which keeps scores near zero"""
     margin: bool = False
     """the data's margins are subtracted from the difference of the scores"""
-    microbatch: int | None = None
-    """pairs of one forward pass of a process; null: all of its share of the minibatch"""
-    every: int = 50
-    """gradient steps from one evaluation on held-out pairs to the next"""
-    threads: int = 1
-    """torch threads of this process"""
-
-    def check(self, run: Run) -> None:
-        """Are model and data there?"""
-        require_lm()
-        check_ranges(self)
-        run.model.check()
-        run.data.check()
-
-    def inputs(self, run: Run) -> dict[str, str]:
-        """The model it starts from, and the files of the data."""
-        return run.model.inputs() | run.data.inputs()
 
     def run(self, run: Run) -> dict[str, float]:
         """Fit, evaluate, save."""

@@ -12,15 +12,15 @@ from rhtool.tasks.base import Task, check_ranges, require_lm
 
 
 @dataclass
-class Sft(Fit, Task):
-    """Supervised fine-tuning of a language model on demonstrations, for base policies."""
+class Fitting(Fit, Task):
+    """What tasks share that fit a language model to data."""
 
     extra: ClassVar[str] = "lm"
 
     uses: ClassVar[tuple[str, ...]] = ("model", "data")
 
     microbatch: int | None = None
-    """rows of one forward pass of a process; null: all of its share of the minibatch"""
+    """rows (for preferences: pairs) of one forward pass; null: all of the minibatch"""
     every: int = 50
     """gradient steps from one evaluation on held-out rows to the next"""
     threads: int = 1
@@ -36,6 +36,11 @@ class Sft(Fit, Task):
     def inputs(self, run: Run) -> dict[str, str]:
         """The model it starts from, and the files of the data."""
         return run.model.inputs() | run.data.inputs()
+
+
+@dataclass
+class Sft(Fitting):
+    """Supervised fine-tuning of a language model on demonstrations, for base policies."""
 
     def run(self, run: Run) -> dict[str, float]:
         """Fit, evaluate, save."""

@@ -56,6 +56,23 @@ def test_a_killed_run_ends_as_one_that_was_not(task, model, tmp_path, monkeypatc
     assert pickles == []
 
 
+@pytest.mark.parametrize("task", TASKS)
+def test_a_run_killed_in_its_last_evaluation_ends_as_one_that_was_not(task, tmp_path, monkeypatch):
+    from rhtool.lm import loading
+
+    def killed(*args):
+        raise MemoryError("killed")
+
+    run(task, tmp_path / "whole").execute()
+    with monkeypatch.context() as patch, pytest.raises(MemoryError):
+        patch.setattr(loading, "save", killed)
+        run(task, tmp_path / "killed").execute()
+    run(task, tmp_path / "killed").execute()
+    (metrics, _, weights), (again, _, weights_again) = (outcome(tmp_path / x) for x in ("whole", "killed"))
+    assert metrics == again
+    assert all(torch.equal(weights[name], weights_again[name]) for name in weights)
+
+
 def test_fine_tuning_learns_the_answers(sft_run):
     found = json.loads((sft_run / "result.json").read_text())["metrics"]
     rows = pd.read_csv(sft_run / "metrics.csv")
