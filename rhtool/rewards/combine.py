@@ -179,3 +179,9 @@ def combination(name: str, **options: Any) -> Combination:
     made = COMBINATIONS[name](**options)
     check_choices(made, "combine")
     return made
+
+
+def chosen(reward: Any) -> Combination:
+    """The combination that `reward.combine` names, whose options are the reward's fields of the same names."""
+    options = [field.name for field in dataclasses.fields(COMBINATIONS[reward.combine])]
+    return combination(reward.combine, **{name: getattr(reward, name) for name in options})
