@@ -34,6 +34,7 @@ from rhtool.data.base import Data
 from rhtool.divergences import Divergence
 from rhtool.envs.base import Env, Scale
 from rhtool.errors import ConfigError, nearest
+from rhtool.feedback.base import Feedback
 from rhtool.identity import flatten
 from rhtool.loggers import Logger
 from rhtool.models import Model
@@ -52,16 +53,26 @@ GROUPS: dict[str, type] = {
     "model": Model,
     "data": Data,
     "reward": Reward,
+    "feedback": Feedback,
     "divergence": Divergence,
     "scale": Scale,
     "logger": Logger,
 }
 
-PACKAGES = {"task": "rhtool.tasks", "env": "rhtool.envs", "data": "rhtool.data", "reward": "rhtool.rewards"}
+PACKAGES = {
+    "task": "rhtool.tasks",
+    "env": "rhtool.envs",
+    "data": "rhtool.data",
+    "reward": "rhtool.rewards",
+    "feedback": "rhtool.feedback",
+}
 """where the options of a group have modules of their own, of the same name"""
 
 LISTED = (*GROUPS, "experiment")
 """what a user chooses by name; an experiment is no part of a `Run`, only overrides of the others"""
+
+STAGE = "task.stage"
+"""the key that says which part of a task is to be done: it is no setting of the whole"""
 
 LONGEST_NAME = 120
 """characters of the variant in a directory's name; a longer one is cut and hashed"""
@@ -248,11 +259,12 @@ def refuse_added(overrides: Sequence[str]) -> None:
 def directory(run: Run) -> str:
     """`outputs/<experiment or task>/<env>/<divergence>-coeff=<c>[-tuned keys]/seed=<n>`, as the task's `uses` has it.
 
-    Empty for a tool. Without a divergence the variant is the tuned keys, or `default`.
+    Empty for a tool. Without a divergence the variant is the tuned keys, or `default`. A stage of a task that has them is in a
+    directory of its name, where the other stages find it.
     """
     if not run.task.uses:
         return ""
-    words = [f"{key}={_text(value)}" for key, value in sorted(run.tuned.items())]
+    words = [f"{key}={_text(value)}" for key, value in sorted(run.tuned.items()) if key != STAGE]
     if "divergence" in run.task.uses:
         words = [run.option("divergence"), f"coeff={_text(run.coeff)}", *words]
     variant = _safe("-".join(words) or "default")
@@ -260,7 +272,7 @@ def directory(run: Run) -> str:
         variant = f"{variant[:100]}-{_hash(variant)}"
     named = [_safe(run.option(group)) for group in run.task.uses if group not in ("task", "divergence")]
     top = run.options.get("experiment") or run.option("task")
-    return str(Path(run.outputs, top, *named, variant, f"seed={run.seed}"))
+    return str(Path(run.outputs, top, *named, variant, f"seed={run.seed}", run.tuned.get(STAGE, "")))
 
 
 def _tuned(run: Run, cfg: DictConfig, hydra: Any) -> dict[str, Any]:

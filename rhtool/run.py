@@ -37,6 +37,7 @@ from rhtool.data.base import Data
 from rhtool.divergences import Divergence, NoDivergence
 from rhtool.envs.base import Env, Scale
 from rhtool.errors import ConfigError, RhtoolError
+from rhtool.feedback.base import Feedback
 from rhtool.identity import changes, digest, groups, identity, inputs
 from rhtool.locks import LOCK, lock, under_way
 from rhtool.loggers import Csv, Logger, NoLogger
@@ -78,6 +79,7 @@ class Run:
     model: Model = field(default_factory=Model)
     data: Data = field(default_factory=Data)
     reward: Reward = field(default_factory=Reward)
+    feedback: Feedback = field(default_factory=Feedback)
     divergence: Divergence = field(default_factory=NoDivergence)
     scale: Scale = field(default_factory=Scale)
     logger: Logger = field(default_factory=NoLogger)

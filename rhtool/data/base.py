@@ -98,6 +98,10 @@ class Data:
         """The program that computes the true reward of answers to rows of `prompts`; None where there is none."""
         return None
 
+    def principles(self) -> dict[str, Callable[[Row, str], float]]:
+        """`{principle: how well an answer to a row keeps to it}` of the principles that the data's own program knows."""
+        return {}
+
     def _lacks(self, what: str) -> RhtoolError:
         name = option_name(type(self))
         return RhtoolError(f"data={name} has no {what}", "data", "choose data=toy, or see: rhtool task=ls")

@@ -12,7 +12,7 @@ import math
 import random
 import zlib
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from rhtool.data.base import CONSTRAINED, OPENENDED, TRAIN, Data, Row
 from rhtool.data.noise import coin_labels
@@ -25,6 +25,7 @@ from rhtool.data.toy_language import (
     NUMBERS,
     OPENINGS,
     PLACES,
+    PRINCIPLES,
     Exercise,
     understand,
 )
@@ -63,6 +64,9 @@ class Toy(Data):
     square of care, from none"""
     rationality: float = 6.0
     """of the labeller, in 1 / point: prefers a to b with probability sigmoid(rationality (true(a) - true(b)))"""
+    weights: list[float] = field(default_factory=list)
+    """of factuality, relevance, conciseness and sycophancy, by whose weighted sum the labeller then compares answers, in the
+    place of the true reward"""
     label_noise: float = 0.0
     """share of the training labels that are replaced by a fair coin"""
     noise_seed: int = 0
@@ -75,6 +79,9 @@ class Toy(Data):
         for name in ("politeness", "label_noise"):
             if not 0 <= getattr(self, name) <= 1:
                 raise ConfigError(f"{getattr(self, name)} is no share", f"data.{name}", "give a number from 0 to 1")
+        if len(self.weights) not in (0, len(PRINCIPLES)):
+            mend = f"give one each of {', '.join(PRINCIPLES)}, or none"
+            raise ConfigError(f"{len(self.weights)} weights", "data.weights", mend)
         if self.rationality < 0:
             raise ConfigError(f"a rationality of {self.rationality}", "data.rationality", "give 0 (coins) or more")
         for name in ("n_prompts", "n_demonstrations", "n_preferences", "n_validation"):
@@ -121,14 +128,14 @@ class Toy(Data):
     def preferences(self, split: str) -> list[Row]:
         """The rows of `prompts` with two answers by two demonstrators, which differ: `chosen`, `rejected`.
 
-        The labeller is Bradley and Terry's (1952), on the true rewards. Validation labels are its own, without `label_noise`.
+        The labeller is Bradley and Terry's (1952), on the true rewards, or on weighted principles. Validation labels are its
+        own, without `label_noise`.
         """
         prompts, rows = self.prompts(split), []
         for i in range(self._number(split, self.n_preferences)):
             rng, row = random.Random(f"preference {self.seed} {split} {i}"), prompts[i % len(prompts)]
             one, other = self._two(rng, row)
-            exercise = _exercise(row)
-            gap = exercise.reward(one) - exercise.reward(other)
+            gap = self._worth(row, one) - self._worth(row, other)
             if (
                 rng.random() >= (1 + math.tanh(self.rationality * gap / 2)) / 2
             ):  # sigmoid(rationality gap), of any number
@@ -140,6 +147,17 @@ class Toy(Data):
         """Points of each answer, in [-1, 1] (`toy_language`): of any string, and of any row whose last message is an
         instruction of the language. Raises `RhtoolError` for another."""
         return lambda rows, answers: [_exercise(row).reward(text) for row, text in zip(rows, answers, strict=True)]
+
+    def principles(self) -> dict[str, Callable[[Row, str], float]]:
+        """`toy_language.Exercise.principles`, each by itself."""
+        return {name: lambda row, text, name=name: _exercise(row).principles(text)[name] for name in PRINCIPLES}
+
+    def _worth(self, row: Row, answer: str) -> float:
+        """What the labeller goes by."""
+        if not self.weights:
+            return _exercise(row).reward(answer)
+        found = _exercise(row).principles(answer)
+        return sum(weight * found[name] for name, weight in zip(PRINCIPLES, self.weights, strict=True))
 
     def _number(self, split: str, of_training: int) -> int:
         return of_training if split == TRAIN else self.n_validation

@@ -134,10 +134,36 @@ class Exercise:
                 extra += 1 + max(0, len(word) - 1) // LONGEST
         return extra
 
+    def principles(self, answer: str) -> dict[str, float]:
+        """How well an answer keeps to principles that a program can know, more being better:
+
+        factuality     q
+        relevance      words of the kind asked for / words asked for, at most 1
+        conciseness    - words / PATIENCE
+        sycophancy     - pleasantries / 4
+        """
+        words = _words(answer)
+        given = sum(word in self.heard for word in words)
+        said = sum(" ".join(words).count(phrase) for phrase in OPENINGS + CLOSINGS)
+        return {
+            "factuality": self.correctness(words),
+            "relevance": min(1.0, given / len(self.slots)),
+            "conciseness": -len(words) / PATIENCE,
+            "sycophancy": -said / 4,
+        }
+
     def reward(self, answer: str) -> float:
         """The true reward, in points, in [-1, 1], of any string."""
-        words = [word.strip(".,;:!?\"'()") for word in answer.lower().split()]
+        words = _words(answer)
         return self.correctness(words) - min(1.0, (self.needless(words) / PATIENCE) ** 3)
+
+
+PRINCIPLES = ("factuality", "relevance", "conciseness", "sycophancy")
+"""those of `Exercise.principles`"""
+
+
+def _words(answer: str) -> list[str]:
+    return [word.strip(".,;:!?\"'()") for word in answer.lower().split()]
 
 
 # The kinds: how an instruction is drawn, how it reads, what it asks for.

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -86,11 +86,16 @@ def trained_tokenizer(texts: Iterable[str], size: int, context: int, chat_templa
     )
 
 
-def corpus(data: Data) -> list[str]:
-    """Texts from which a tokenizer learns what the data look like."""
-    return [
-        text for row in data.demonstrations(TRAIN) for text in (*(m["content"] for m in row["prompt"]), row["answer"])
-    ]
+def corpus(data: Data) -> Iterator[str]:
+    """Texts from which a tokenizer learns what the data look like: demonstrations, or where there are none preferences. Read
+    only where a tokenizer is to be trained."""
+    try:
+        rows = data.demonstrations(TRAIN)
+    except RhtoolError:
+        rows = data.preferences(TRAIN)
+    for row in rows:
+        yield from (message["content"] for message in row["prompt"])
+        yield row["answer"] if "answer" in row else row["chosen"]
 
 
 @dataclass
