@@ -329,7 +329,10 @@ class Run:
         return {
             "task": self.option("task"),
             "experiment": self.options.get("experiment"),
-            "env": self.option("env") if "env" in self.task.uses else None,
+            **{
+                group: self.option(group) if group in self.task.uses else None
+                for group in ("env", "data", "model", "reward")
+            },
             "divergence": self.option("divergence") if uses_divergence else None,
             "over": self.divergence.over if uses_divergence else None,
             "coeff": self.coeff if uses_divergence else None,

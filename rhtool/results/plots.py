@@ -386,7 +386,7 @@ def _inside(points: np.ndarray, low: np.ndarray, high: np.ndarray, margin: float
 
 
 def curves(found: list[Section], keys: Keys, outputs: str | Path) -> Figure | None:
-    """Learning curves of true and proxy return against env steps: the best coeff of each method, and the unregularised.
+    """Learning curves of true and proxy return against steps: the best coeff of each method, and the unregularised.
 
     A column per method with the true return above the proxy return; in grey behind it the unregularised run. The line
     is the median over the finished seeds (over the unfinished ones where none is finished), the band reaches from the
@@ -495,7 +495,7 @@ def _block(
                 title = textwrap.shorten(cell.label, 36, placeholder="…") + f"\n{coeff}{count}"
                 axes.set_title(title, fontsize=8.5, color=colour(cell.divergence), loc="left", pad=4)
             else:
-                axes.set_xlabel("env steps", fontsize=8.5, color=INK, labelpad=2)
+                axes.set_xlabel("steps" if section.data else "env steps", fontsize=8.5, color=INK, labelpad=2)
 
 
 def _band(axes: Axes, steps: np.ndarray, values: np.ndarray, ink: str, behind: bool = False) -> None:

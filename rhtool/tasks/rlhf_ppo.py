@@ -130,6 +130,7 @@ class RlhfPpo(Optimiser, Task):
         set_up(self.threads)
         from rhtool.data.base import TRAIN, VALIDATION
         from rhtool.lm import loading, ppo, text
+        from rhtool.results.overoptimisation import hacking_along
 
         tokenizer = text.tokenizer_of(run.model, text.corpus(run.data))
         model = loading.language_model(run.model, tokenizer, run.seed)
@@ -140,4 +141,4 @@ class RlhfPpo(Optimiser, Task):
         work.fit(self.iterations, work.steps_of_round(self))
         metrics = ppo.final(work, held_out, base)
         ppo.save(work, run.path / SAVED)
-        return {"steps": work.state.global_step, **metrics}
+        return {"steps": work.state.global_step, **metrics, **hacking_along(run.path, metrics)}
