@@ -57,6 +57,35 @@ class Judges:
         return scores
 
 
+def averaged(models: Sequence[Trained], dtype: str = "float32", max_length: int = 776, batch: int = 32) -> Scorer:
+    """The reward model whose weights are the mean of the models' weights. Raises `RhtoolError` for one of another shape, or with
+    another tokenizer."""
+    tokenizer, count = tokenizer_at(models[0].tokenizer), len(models)
+    mean: dict[str, Tensor] = {}
+    for model in models:
+        one = _whole(model, tokenizer_at(model.tokenizer))
+        weights = {name: weight.double() / count for name, weight in one.state_dict().items()}
+        shapes = {name: weight.shape for name, weight in weights.items()}
+        if mean and shapes != {name: weight.shape for name, weight in mean.items()}:
+            mend = "give models that were fitted from the same one"
+            raise RhtoolError(f"its weights are not those of {models[0].path} in number and shape", model.path, mend)
+        if _words(model.tokenizer) != _words(models[0].tokenizer):
+            raise RhtoolError(
+                f"its tokenizer is not that of {models[0].path}", model.path, "give models that share one"
+            )
+        mean = {name: mean[name] + weight if mean else weight for name, weight in weights.items()}
+    one.load_state_dict(mean)
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    return Scorer(one.to(device, getattr(torch, dtype)), tokenizer, max_length, batch)
+
+
+def _whole(model: Trained, tokenizer: PreTrainedTokenizerBase) -> Any:
+    """A model in float32, its adapter, if it has only one, merged."""
+    if model.whole:
+        return score_model(model.source)
+    return adapted(model.base, {_name(0): model.adapter}, tokenizer).merge_and_unload()
+
+
 def together(models: Sequence[Trained]) -> list[list[int]]:
     """The numbers of the models that can share one: adapters of one base that were trained with one tokenizer. Of a model that
     has both an adapter and merged weights the adapter counts if its base is there."""
