@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -63,9 +65,7 @@ class Model:
             raise ConfigError(
                 "adapters leave all layers frozen", "model.layers_unfrozen", "leave it out, or model.lora.r"
             )
-        directory = self.directory()
-        local = self.path.startswith((".", "/", "~")) or self.path.count("/") > 1
-        if local and not (directory / "config.json").is_file():
+        if not Trained(self.path).whole:
             raise RhtoolError(f"there is no model at {self.path}", "model.path", self.how_to_make())
 
     def how_to_make(self) -> str:
@@ -74,8 +74,7 @@ class Model:
 
     def directory(self) -> Path:
         """`path`, or the model in it if that is a run's directory."""
-        path = Path(self.path).expanduser()
-        return path / SAVED if (path / SAVED / "config.json").is_file() else path
+        return Trained(self.path).directory
 
     def inputs(self) -> dict[str, str]:
         """`{name: path}` of the local files whose content decides what the model is."""
@@ -83,7 +82,7 @@ class Model:
 
     def source(self) -> str:
         """What `from_pretrained` takes: a directory or a name on the hub."""
-        return str(self.directory()) if self.directory().is_dir() else self.path
+        return Trained(self.path).source
 
 
 @dataclass
@@ -119,3 +118,61 @@ class Tiny(Model):
     def spec(self) -> dict[str, Any]:
         """Its sizes."""
         return {key: getattr(self, key) for key in ("family", "layers", "width", "heads", "context", "vocabulary")}
+
+
+@dataclass(frozen=True)
+class Trained:
+    """A trained model: of a run, in a directory, or on the hub; whole, or an adapter, or both."""
+
+    path: str
+    """directory of a run, of a model, of an adapter as peft saves them; or name on the hub"""
+
+    @cached_property
+    def directory(self) -> Path:
+        """`path`, or the model in it if that is a run's directory."""
+        path = Path(self.path).expanduser()
+        return path / SAVED if (path / SAVED / "config.json").is_file() else path
+
+    @property
+    def source(self) -> str:
+        """What `from_pretrained` takes: a directory or a name on the hub."""
+        return str(self.directory) if self.directory.is_dir() else self.path
+
+    @property
+    def local(self) -> bool:
+        """Whether it cannot be a name on the hub."""
+        return self.directory.is_dir() or self.path.startswith((".", "/", "~")) or self.path.count("/") > 1
+
+    @property
+    def whole(self) -> bool:
+        """Whether it loads without adapters; of what is on the hub one supposes so."""
+        return not self.local or (self.directory / "config.json").is_file()
+
+    @cached_property
+    def adapter(self) -> Path | None:
+        """The directory of its adapter: `directory`, or `adapter` in it, where runs save it beside the merged weights."""
+        for found in (self.directory, self.directory / "adapter"):
+            if (found / "adapter_config.json").is_file() and (found / "adapter_model.safetensors").is_file():
+                return found
+        return None
+
+    @property
+    def loads(self) -> bool:
+        """Whether there is anything to load."""
+        return self.whole or self.adapter is not None
+
+    @cached_property
+    def base(self) -> Trained | None:
+        """What its adapter adapts; None if it has none, or the adapter does not say."""
+        if self.adapter is None:
+            return None
+        name = json.loads((self.adapter / "adapter_config.json").read_bytes()).get("base_model_name_or_path")
+        return Trained(name) if name else None
+
+    @property
+    def tokenizer(self) -> str:
+        """Where its tokenizer is: with it, with its adapter, or with its base."""
+        for place in (self.directory, *filter(None, [self.adapter])):
+            if (place / "tokenizer.json").is_file():
+                return str(place)
+        return self.base.tokenizer if self.base else self.source

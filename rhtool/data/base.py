@@ -15,14 +15,21 @@ TRAIN, VALIDATION = "train", "validation"
 Message = dict[str, str]
 """{"role": "user" | "assistant" | "system", "content": text}"""
 Row = dict[str, Any]
-"""a row; what it holds besides the keys below are columns that rewards may read ("reference", "qtype", ...)
+"""a row; what it holds besides the keys below are columns that rewards may read
 
     prompt      list[Message]   the conversation so far; its last message is the user's
     answer      str             of a demonstration: what the assistant should say
     chosen      str             of a preference: the answer preferred
     rejected    str             ... and the other
     margin      float           ... by how much, where it is known
+
+columns that have a meaning:
+
+    reference   str             a good answer
+    qtype       str             `OPENENDED`: many different answers are good; `CONSTRAINED`: only those like the reference
 """
+OPENENDED, CONSTRAINED = "OPENENDED", "CONSTRAINED"
+"""types of queries, as the data of reverse reward engineering spell them (arXiv 2402.03469)"""
 
 
 @dataclass

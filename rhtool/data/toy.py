@@ -14,7 +14,7 @@ import zlib
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from rhtool.data.base import TRAIN, Data, Row
+from rhtool.data.base import CONSTRAINED, OPENENDED, TRAIN, Data, Row
 from rhtool.data.noise import coin_labels
 from rhtool.data.toy_language import (
     CLOSINGS,
@@ -88,7 +88,7 @@ class Toy(Data):
             )
 
     def prompts(self, split: str) -> list[Row]:
-        """Rows with `prompt`, `kind` (of instruction) and `reference` (a correct answer, with nothing besides).
+        """Rows with `prompt`, `kind` (of instruction), `reference` (a correct answer, with nothing besides) and `qtype`.
 
         More of them are the same ones and others after them; so are the rows of the two methods below. Raises `ConfigError`
         if the language has not as many.
@@ -105,8 +105,9 @@ class Toy(Data):
             else:
                 field = "data.n_prompts" if split == TRAIN else "data.n_validation"
                 raise ConfigError(f"the language has no {number} instructions", field, f"give at most {len(rows)}")
-            message = {"role": "user", "content": instruction}
-            rows[instruction] = {"prompt": [message], "kind": kind, "reference": understand(instruction).reference}
+            message, exercise = {"role": "user", "content": instruction}, understand(instruction)
+            qtype = OPENENDED if exercise.open_ended else CONSTRAINED
+            rows[instruction] = {"prompt": [message], "kind": kind, "reference": exercise.reference, "qtype": qtype}
         return list(rows.values())
 
     def demonstrations(self, split: str) -> list[Row]:

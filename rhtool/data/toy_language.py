@@ -94,6 +94,11 @@ class Exercise:
             words.append(choose(sorted(slot.difference(said), key=lambda word: SIZE.get(word, 0))))
         return words
 
+    @property
+    def open_ended(self) -> bool:
+        """Whether different words are right."""
+        return any(len(slot) > 1 for slot in self.slots)
+
     @cached_property
     def reference(self) -> str:
         """A correct answer with nothing besides."""

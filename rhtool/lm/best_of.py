@@ -13,16 +13,17 @@ from rhtool.lm import hedging
 from rhtool.lm.bon import NS, Answers, Point, best_of_n
 from rhtool.lm.ppo_math import correlation
 from rhtool.results.overoptimisation import points
-from rhtool.rewards.combine import COMBINATIONS, combination
+from rhtool.rewards.combine import OF_ENSEMBLES, combination
 
 
 def proxies(scores: np.ndarray, combined: np.ndarray, weights: Mapping[str, float]) -> dict[str, np.ndarray]:
-    """`{name: proxy (N, Q)}`: the reward's own, and of K > 1 judges each combination of `scores` (N, Q, K) and each judge."""
+    """`{name: proxy (N, Q)}`: the reward's own, and of K > 1 judges each combination of `scores` (N, Q, K) that
+    ensembles have, and each judge."""
     import torch
 
     found = {"proxy": combined}
     if scores.shape[-1] > 1:
-        for name in COMBINATIONS:
+        for name in OF_ENSEMBLES:
             options = {"weight": weights[name]} if name in weights else {}
             found[name] = combination(name, **options)(torch.from_numpy(scores).double()).numpy()
         found |= {f"judge_{k}": scores[..., k].astype(np.float64) for k in range(scores.shape[-1])}

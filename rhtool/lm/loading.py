@@ -36,14 +36,14 @@ def reward_model(model: Model, tokenizer: PreTrainedTokenizerBase, seed: int) ->
 
 def score_model(source: str, dtype: str = "float32") -> PreTrainedModel:
     """A trained reward model, for scoring alone. Raises `RhtoolError` if it has no score, or several."""
-    config = _loaded(AutoConfig, source)
+    config = loaded(AutoConfig, source)
     if config.num_labels != 1:
         raise RhtoolError(
             f"a reward model has one score, and this one has {config.num_labels} labels",
             source,
             "give a model that task=rm_train made, or another sequence classifier with num_labels=1",
         )
-    made = _loaded(AutoModelForSequenceClassification, source, dtype=getattr(torch, dtype))
+    made = loaded(AutoModelForSequenceClassification, source, dtype=getattr(torch, dtype))
     made.eval().requires_grad_(False)
     return made
 
@@ -61,7 +61,7 @@ def _made(auto: Any, model: Model, tokenizer: PreTrainedTokenizerBase, seed: int
                     model.source(),
                     "start from a language model, or from a classifier with num_labels=1",
                 )
-            made = _loaded(auto, model.source(), revision=model.revision, dtype=torch.float32, **options)
+            made = loaded(auto, model.source(), revision=model.revision, dtype=torch.float32, **options)
             if len(tokenizer) > made.get_input_embeddings().num_embeddings:
                 made.resize_token_embeddings(len(tokenizer), pad_to_multiple_of=16, mean_resizing=False)
         made.config.pad_token_id = tokenizer.pad_token_id
@@ -78,12 +78,12 @@ def _made(auto: Any, model: Model, tokenizer: PreTrainedTokenizerBase, seed: int
 
 def _labels(model: Model) -> int | None:
     """Labels of what is already a classifier; None of a language model."""
-    config = _loaded(AutoConfig, model.source(), revision=model.revision)
+    config = loaded(AutoConfig, model.source(), revision=model.revision)
     classifier = any("Classification" in name for name in config.architectures or ())
     return config.num_labels if classifier else None
 
 
-def _loaded(auto: Any, source: str, **options: Any) -> Any:
+def loaded(auto: Any, source: str, **options: Any) -> Any:
     try:
         return auto.from_pretrained(source, **options)
     except (OSError, ValueError, KeyError) as error:

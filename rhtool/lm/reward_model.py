@@ -110,13 +110,19 @@ class Scorer:
 
     def __call__(self, prompts: list[list[Message]], answers: list[str], finished: list[bool] | None = None) -> Tensor:
         """Scores (B,) float32 on the CPU. An answer that is not `finished` has no end token."""
+        return self.of_ids(self.ids(prompts, answers, finished))
+
+    def ids(
+        self, prompts: list[list[Message]], answers: list[str], finished: list[bool] | None = None
+    ) -> list[list[int]]:
+        """Each prompt with its answer as tokens, cut to what the model takes."""
         rows = []
         for i, (prompt, answer) in enumerate(zip(prompts, answers, strict=True)):
             text = self.form.answer(prompt, answer)
             if finished is not None and not finished[i]:
                 text = text.removesuffix(self.tokenizer.eos_token)
             rows.append([*chain(*self.form.fit(self.form.ids(self.form.prompt(prompt)), self.form.ids(text)))])
-        return self.of_ids(rows)
+        return rows
 
     @torch.no_grad()
     def of_ids(self, rows: list[list[int]]) -> Tensor:

@@ -7,15 +7,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar
 
 from rhtool.errors import ConfigError, RhtoolError
-from rhtool.models import SAVED
+from rhtool.models import Trained
 from rhtool.rewards.base import Reward
 from rhtool.schema import choice, incidental
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from rhtool.data.base import Row
     from rhtool.rewards.base import Scores
+    from rhtool.rewards.combine import Combination
 
 
 @dataclass
@@ -29,53 +29,42 @@ class Learned(Reward):
     batch: int = incidental(32)
     """texts of a forward pass"""
 
-    def paths(self) -> list[str]:
-        """Of the models."""
-        raise TypeError(f"{type(self).__name__} does not implement paths")
+    def trained(self) -> dict[str, Trained]:
+        """`{where the configuration names it: model}` of each judge."""
+        raise TypeError(f"{type(self).__name__} does not implement trained")
 
     def check(self) -> None:
         """Are the models there? What is on the hub is not asked."""
-        for path in self.paths():
-            if not path:
+        for where, model in self.trained().items():
+            if not model.path:
                 mend = "give a run of task=rm_train, a directory or a hub name"
-                raise ConfigError("no reward model is named", self._field(), mend)
-            local = path.startswith((".", "/", "~")) or path.count("/") > 1
-            if local and not (directory(path) / "config.json").is_file():
+                raise ConfigError("no reward model is named", where, mend)
+            if not model.loads:
                 raise RhtoolError(
-                    f"there is no reward model at {path}",
-                    self._field(),
+                    f"there is no reward model at {model.path}",
+                    where,
                     "make one: rhtool task=rm_train model=... data=..., and give its directory: outputs/rm_train/…/seed=0",
                 )
+            if not model.whole and (model.base is None or not model.base.whole):
+                at = f" at {model.base.path}" if model.base else ""
+                mend = "give base_model_name_or_path in it a directory with config.json, or a hub name"
+                raise RhtoolError(f"what the adapter {model.adapter} adapts is not there{at}", where, mend)
 
     def inputs(self) -> dict[str, str]:
-        """The models that are directories."""
-        found = {f"reward_model_{i}": str(directory(path)) for i, path in enumerate(self.paths())}
+        """The models that are directories, and the bases of those that are adapters alone."""
+        found = {}
+        for i, model in enumerate(self.trained().values()):
+            found[f"reward_model_{i}"] = model.source
+            if not model.whole and model.base:
+                found[f"reward_base_{i}"] = model.base.source
         return {name: path for name, path in found.items() if Path(path).is_dir()}
 
     def load(self) -> Scores:
-        """The models, scored one after the other."""
-        import torch
+        """The models, scored one after the other; of adapters of one base only one base, in which they take turns."""
+        from rhtool.lm.judges import Judges
 
-        from rhtool.lm.loading import score_model
-        from rhtool.lm.reward_model import Scorer
-        from rhtool.lm.text import tokenizer_at
-
-        device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-        scorers = []
-        for path in self.paths():
-            source = str(directory(path)) if directory(path).is_dir() else path
-            scorers.append(
-                Scorer(score_model(source, self.dtype).to(device), tokenizer_at(source), self.max_length, self.batch)
-            )
-
-        def scores(rows: list[Row], answers: list[str], finished: list[bool]) -> Tensor:
-            prompts = [row["prompt"] for row in rows]
-            return torch.stack([scorer(prompts, answers, finished) for scorer in scorers], 1)
-
-        return scores
-
-    def _field(self) -> str:
-        return "reward.model"
+        judges = Judges([*self.trained().values()], self.dtype, self.max_length, self.batch)
+        return lambda rows, answers, finished: judges([row["prompt"] for row in rows], answers, finished)
 
 
 @dataclass
@@ -87,8 +76,8 @@ class Rm(Learned):
     model: str = ""
     """run of task=rm_train, directory with config.json, or name on the hub"""
 
-    def paths(self) -> list[str]:
-        return [self.model]
+    def trained(self) -> dict[str, Trained]:
+        return {"reward.model": Trained(self.model)}
 
 
 @dataclass
@@ -111,24 +100,13 @@ class Ensemble(Learned):
         super().check()
         self._combination()
 
-    def paths(self) -> list[str]:
-        return list(self.models)
+    def trained(self) -> dict[str, Trained]:
+        return {f"reward.models[{i}]": Trained(path) for i, path in enumerate(self.models)}
 
     def combined(self, scores: Tensor) -> Tensor:
         return self._combination()(scores)
 
-    def _combination(self):
-        from rhtool.rewards.combine import combination
+    def _combination(self) -> Combination:
+        from rhtool.rewards.combine import chosen
 
-        return combination(
-            self.combine, **({"weight": self.weight, "ddof": self.ddof} if self.combine == "uwo" else {})
-        )
-
-    def _field(self) -> str:
-        return "reward.models"
-
-
-def directory(path: str) -> Path:
-    """`path`, or the model in it if that is a run's directory."""
-    made = Path(path).expanduser() / SAVED
-    return made if (made / "config.json").is_file() else Path(path).expanduser()
+        return chosen(self)

