@@ -145,6 +145,12 @@ def save(made: Any, tokenizer: PreTrainedTokenizerBase, directory: Path) -> None
     to `adapter/` in it, and merged into the weights, so that it loads without peft too: `made` has none afterwards."""
     if hasattr(made, "merge_and_unload"):
         made.save_pretrained(directory / "adapter")
+        (directory / "adapter" / "README.md").unlink(missing_ok=True)  # a form that nobody has filled in
         made = made.merge_and_unload()
+    made.config.use_cache = True  # which trainers turn off
     made.save_pretrained(directory)
+    # GPT-2 counts a classifier's positions from the first token, padding or not; generation wants its padding on the left.
+    side, classifier = tokenizer.padding_side, "SequenceClassification" in type(made).__name__
+    tokenizer.padding_side = "right" if classifier else "left"
     tokenizer.save_pretrained(directory)
+    tokenizer.padding_side = side

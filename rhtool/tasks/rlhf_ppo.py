@@ -129,7 +129,7 @@ class RlhfPpo(Optimiser, Task):
 
         set_up(self.threads)
         from rhtool.data.base import TRAIN, VALIDATION
-        from rhtool.lm import loading, ppo, text
+        from rhtool.lm import card, loading, ppo, text
 
         tokenizer = text.tokenizer_of(run.model, text.corpus(run.data))
         model = loading.language_model(run.model, tokenizer, run.seed)
@@ -138,6 +138,7 @@ class RlhfPpo(Optimiser, Task):
         work.attach(run, ppo.NAMES, lambda step: ppo.validation(work, held_out, step), self.eval_every)
         base = ppo.evaluate_base(work, held_out)
         work.fit(self.iterations, work.steps_of_round(self))
-        metrics = ppo.final(work, held_out, base)
+        metrics = {"steps": work.state.global_step, **ppo.final(work, held_out, base)}
         ppo.save(work, run.path / SAVED)
-        return {"steps": work.state.global_step, **metrics}
+        card.write(run.path, metrics)
+        return metrics

@@ -129,14 +129,15 @@ class RmTrainTexts(Fitting):
         from rhtool.lm.process import set_up
 
         set_up(self.threads)
-        from rhtool.lm import loading, reward_model, text
+        from rhtool.lm import card, loading, reward_model, text
         from rhtool.lm.training import steps_of
 
         tokenizer = text.tokenizer_of(run.model, text.corpus(run.data))
         work = reward_model.trainer(run, self, tokenizer, self.l2, self.margin, self.microbatch, self.every)
         work.fit(steps_of(work))
-        metrics = reward_model.evaluate(work)
+        metrics = {"steps": work.state.global_step, **reward_model.evaluate(work)}
         made = work.accelerator.unwrap_model(work.model)
         made.config.score_mean, made.config.score_std = (metrics[f"rm/score/{x}"] for x in ("mean", "std"))
         loading.save(made, tokenizer, run.path / SAVED)
-        return {"steps": work.state.global_step, **metrics}
+        card.write(run.path, metrics)
+        return metrics

@@ -47,12 +47,13 @@ class Sft(Fitting):
         from rhtool.lm.process import set_up
 
         set_up(self.threads)
-        from rhtool.lm import loading, sft, text
+        from rhtool.lm import card, loading, sft, text
         from rhtool.lm.training import steps_of
 
         tokenizer = text.tokenizer_of(run.model, text.corpus(run.data))
         work = sft.trainer(run, self, tokenizer, self.microbatch, self.every)
         work.fit(steps_of(work))
-        metrics = sft.evaluate(work)
+        metrics = {"steps": work.state.global_step, **sft.evaluate(work)}
         loading.save(work.model, tokenizer, run.path / SAVED)
-        return {"steps": work.state.global_step, **metrics}
+        card.write(run.path, metrics)
+        return metrics
