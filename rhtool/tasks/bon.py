@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import dataclass, field
 from typing import ClassVar
 
+from rhtool.checkpoints import write_atomic
 from rhtool.errors import ConfigError, RhtoolError
 from rhtool.run import Run
 from rhtool.schema import incidental
@@ -74,6 +76,7 @@ class Bon(Task):
 
         from rhtool.data.base import VALIDATION
         from rhtool.lm import best_of, loading, text
+        from rhtool.lm.originals import PROMPTS
         from rhtool.lm.pool import Pool
         from rhtool.results import overoptimisation_plot
         from rhtool.results.overoptimisation import analyse
@@ -86,6 +89,8 @@ class Bon(Task):
         for i in run.loop(work, self.answers):
             run.log({"steps": (i + 1) * len(work.rows), **work.iteration()})
         work.table().to_parquet(run.path / "answers.parquet")
+        prompts = [json.dumps({"row": i, "prompt": row["prompt"]}) for i, row in enumerate(work.rows)]
+        write_atomic(run.path / PROMPTS, ("\n".join(prompts) + "\n").encode())
         true, tables = np.stack(work.true), []
         for name, proxy in best_of.proxies(np.stack(work.scores), work.proxy, {"uwo": self.uwo_weight}).items():
             found = best_of.curves(proxy, true, list(self.rates), self.soft_n, list(self.temperatures))
