@@ -69,8 +69,13 @@ def _made(auto: Any, model: Model, tokenizer: PreTrainedTokenizerBase, seed: int
         if getattr(made, "generation_config", None) is not None:
             made.generation_config.pad_token_id = tokenizer.pad_token_id
             made.generation_config.eos_token_id = tokenizer.eos_token_id
-        if model.lora.r:
-            return with_adapters(made, model)
+        return in_part(made, model)
+
+
+def in_part(made: PreTrainedModel, model: Model) -> Any:
+    """The model with the adapters, or with the layers frozen, that are asked for."""
+    if model.lora.r:
+        return with_adapters(made, model)
     if model.layers_unfrozen is not None:
         freeze(made, model.layers_unfrozen)
     return made
