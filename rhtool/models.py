@@ -13,6 +13,11 @@ SAVED = "model"
 """directory, below that of a run, of the model that the run made: an ordinary Hugging Face folder"""
 
 
+def is_local(path: str) -> bool:
+    """Whether it can be no name on the hub, which is name or owner/name."""
+    return path.startswith((".", "/", "~")) or path.count("/") > 1
+
+
 @dataclass
 class Lora:
     """Low-rank adapters (Hu et al. 2021, arXiv 2106.09685), trained in the place of the weights."""
@@ -63,9 +68,7 @@ class Model:
             raise ConfigError(
                 "adapters leave all layers frozen", "model.layers_unfrozen", "leave it out, or model.lora.r"
             )
-        directory = self.directory()
-        local = self.path.startswith((".", "/", "~")) or self.path.count("/") > 1
-        if local and not (directory / "config.json").is_file():
+        if is_local(self.path) and not (self.directory() / "config.json").is_file():
             raise RhtoolError(f"there is no model at {self.path}", "model.path", self.how_to_make())
 
     def how_to_make(self) -> str:

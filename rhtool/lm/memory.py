@@ -26,7 +26,7 @@ from trl.trainer.utils import add_fused_lm_head
 
 from rhtool.errors import RhtoolError
 from rhtool.lm import loading
-from rhtool.models import Model, Tiny
+from rhtool.models import Model, Tiny, is_local
 from rhtool.rewards.rm import Learned, directory
 from rhtool.run import Run
 
@@ -46,11 +46,14 @@ class Unknown(RhtoolError):
 
 @dataclass
 class Need:
-    """Bytes of one process's GPU: `held` all the time, `passes` in turn on top of that; of the models in `unknown` nothing."""
+    """Bytes of one process's GPU: `held` all the time, `passes` in turn on top of that; of the models in
+    `unknown`, {model: why}, nothing."""
 
     held: dict[str, int] = field(default_factory=dict)
     passes: dict[str, int] = field(default_factory=dict)
-    unknown: list[str] = field(default_factory=list)
+    unknown: dict[str, str] = field(default_factory=dict)
+    rows: str = ""
+    """of which rows"""
 
     @property
     def peak(self) -> int:
@@ -76,7 +79,7 @@ def shapes_alone(function: Callable[[Run], Need]) -> Callable[[Run], Need]:
 def of_sft(run: Run) -> Need:
     """Of task=sft."""
     task, made = run.task, sketch(run.model, AutoModelForCausalLM, ("log_probs", "entropy", "is_top1"))
-    need = Need(_held(made))
+    need = Need(_held(made), rows=f"rows of {_length(made, task.max_length)} tokens")
     length, micro = _length(made, task.max_length), min(task.microbatch or task.minibatch, task.minibatch)
 
     def step() -> None:
@@ -94,7 +97,7 @@ def of_sft(run: Run) -> Need:
 def of_rm(run: Run) -> Need:
     """Of task=rm_train on texts: a row is a pair."""
     task, made = run.task, sketch(run.model, AutoModelForSequenceClassification)
-    need = Need(_held(made))
+    need = Need(_held(made), rows=f"rows of {_length(made, task.max_length)} tokens")
     length, micro = _length(made, task.max_length), min(task.microbatch or task.minibatch, task.minibatch)
 
     def step() -> None:
@@ -113,7 +116,9 @@ def of_ppo(run: Run) -> Need:
     task, made = run.task, sketch(run.model, AutoModelForCausalLM, ("log_probs", "entropy"))
     head = _value_head(made, task.value_head) if task.algo == "ppo" else None
     need = Need({**_held(made, head), "base policy": FLOAT * _trained(made)})
-    length = _length(made, task.max_prompt + task.max_new_tokens)
+    prompt = _prompt(made, task)
+    length = prompt + task.max_new_tokens
+    need.rows = f"prompts of {prompt} tokens, answers of {task.max_new_tokens}"
     micro, chunk = (
         min(task.microbatch or task.minibatch, task.minibatch),
         min(task.chunk or task.rollouts, task.rollouts),
@@ -134,7 +139,7 @@ def of_ppo(run: Run) -> Need:
     def step() -> None:
         sum(x.mean() for x in log_probs(micro)).backward()
 
-    need.passes["sampling"] = _sampling(made, run.model, chunk, length - task.max_new_tokens, task.max_new_tokens)
+    need.passes["sampling"] = _sampling(made, run.model, chunk, prompt, task.max_new_tokens)
     need.passes["log-probs"] = _free(made, run.model, lambda: log_probs(micro), head)
     evaluated = min(task.chunk or task.rollouts, task.eval_prompts)
     need.passes["evaluation"] = _free(made, run.model, lambda: log_probs(evaluated), head)
@@ -146,9 +151,9 @@ def of_ppo(run: Run) -> Need:
 def of_bon(run: Run) -> Need:
     """Of task=bon, if prompts are as long as `task.max_prompt` lets them be."""
     task, made = run.task, sketch(run.model, AutoModelForCausalLM)
-    length = _length(made, task.max_prompt + task.max_new_tokens)
-    chunk, prompt = min(task.chunk or task.prompts, task.prompts), length - task.max_new_tokens
+    chunk, prompt = min(task.chunk or task.prompts, task.prompts), _prompt(made, task)
     need = Need({"weights": FLOAT * _all(made)})
+    need.rows = f"prompts of {_prompt(made, task)} tokens, answers of {task.max_new_tokens}"
     need.passes["sampling"] = _sampling(made, Model(), chunk, prompt, task.max_new_tokens)
     return _with_rewards(need, run)
 
@@ -160,7 +165,7 @@ def _with_rewards(need: Need, run: Run) -> Need:
         try:
             made = sketch(Model(path=source), AutoModelForSequenceClassification, dtype=reward.dtype)
         except Unknown as error:
-            need.unknown.append(f"{source}: {error.what}")
+            need.unknown[source] = error.what
             continue
         rows = _ids(reward.batch, _length(made, reward.max_length))
         scoring = _free(made, Model(), lambda made=made, rows=rows: made(input_ids=rows, use_cache=False).logits)
@@ -209,9 +214,12 @@ def configuration(model: Model) -> Any:
         if source in shapes:
             return AutoConfig.for_model(**shapes[source])
     try:
+        if is_local(source):
+            raise OSError("no name on the hub")
         return AutoConfig.from_pretrained(source, **options)
     except (OSError, ValueError) as error:
-        raise Unknown("its config.json is not here", source, f"hf download {source} config.json") from error
+        mend = "make the model, then ask again" if is_local(source) else f"hf download {source} config.json"
+        raise Unknown("its config.json is not here", source, mend) from error
 
 
 @dataclass
@@ -344,6 +352,11 @@ def _computing(model: Model) -> Any:
 
 def _length(made: Any, length: int) -> int:
     return min(length, getattr(made.config.get_text_config(), "max_position_embeddings", None) or length)
+
+
+def _prompt(made: Any, task: Any) -> int:
+    """Tokens of the longest prompt that leaves room for an answer."""
+    return max(1, min(task.max_prompt, _length(made, task.max_prompt + task.max_new_tokens) - task.max_new_tokens))
 
 
 def _ids(rows: int, length: int) -> Tensor:

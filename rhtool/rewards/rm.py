@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar
 
 from rhtool.errors import ConfigError, RhtoolError
-from rhtool.models import SAVED
+from rhtool.models import SAVED, is_local
 from rhtool.rewards.base import Reward
 from rhtool.schema import choice, incidental
 
@@ -39,8 +39,7 @@ class Learned(Reward):
             if not path:
                 mend = "give a run of task=rm_train, a directory or a hub name"
                 raise ConfigError("no reward model is named", self._field(), mend)
-            local = path.startswith((".", "/", "~")) or path.count("/") > 1
-            if local and not (directory(path) / "config.json").is_file():
+            if is_local(path) and not (directory(path) / "config.json").is_file():
                 raise RhtoolError(
                     f"there is no reward model at {path}",
                     self._field(),

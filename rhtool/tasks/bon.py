@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import json
 from dataclasses import dataclass, field
-from typing import ClassVar
+from typing import TYPE_CHECKING, ClassVar
 
 from rhtool.checkpoints import write_atomic
 from rhtool.errors import ConfigError, RhtoolError
 from rhtool.run import Run
 from rhtool.schema import incidental
 from rhtool.tasks.base import Task, check_ranges, require_lm
+
+if TYPE_CHECKING:
+    from rhtool.lm.memory import Need
 
 
 @dataclass
@@ -65,6 +68,12 @@ class Bon(Task):
     def inputs(self, run: Run) -> dict[str, str]:
         """The model, the reward's models, the files of the data."""
         return run.model.inputs() | run.data.inputs() | run.reward.inputs()
+
+    def memory(self, run: Run) -> Need:
+        """Of weights, optimiser and the largest of its passes."""
+        from rhtool.lm import memory
+
+        return memory.of_bon(run)
 
     def run(self, run: Run) -> dict[str, float]:
         """Sample and score, select, draw."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import ClassVar
+from typing import TYPE_CHECKING, ClassVar
 
 from rhtool.data.base import Optimiser
 from rhtool.errors import ConfigError
@@ -11,6 +11,9 @@ from rhtool.models import SAVED
 from rhtool.run import AUTO, Run
 from rhtool.schema import choice, incidental
 from rhtool.tasks.base import Task, check_ranges, require_lm
+
+if TYPE_CHECKING:
+    from rhtool.lm.memory import Need
 
 
 @dataclass
@@ -122,6 +125,12 @@ class RlhfPpo(Optimiser, Task):
     def inputs(self, run: Run) -> dict[str, str]:
         """The model it starts from, the reward's models, the files of the data."""
         return run.model.inputs() | run.data.inputs() | run.reward.inputs()
+
+    def memory(self, run: Run) -> Need:
+        """Of weights, optimiser and the largest of its passes."""
+        from rhtool.lm import memory
+
+        return memory.of_ppo(run)
 
     def run(self, run: Run) -> dict[str, float]:
         """Train, evaluate, save."""

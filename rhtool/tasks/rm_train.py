@@ -14,6 +14,7 @@ from rhtool.tasks.base import Task, check_ranges, require_policy, require_rl
 from rhtool.tasks.sft import Fitting
 
 if TYPE_CHECKING:
+    from rhtool.lm.memory import Need
     from rhtool.rl.policy import Interface, Policy
 
 
@@ -123,6 +124,12 @@ class RmTrainTexts(Fitting):
     """weight of the mean of half the squared scores of a pair, which keeps scores near zero"""
     margin: bool = False
     """the data's margins are subtracted from the difference of the scores"""
+
+    def memory(self, run: Run) -> Need:
+        """Of weights, optimiser and the largest of its passes."""
+        from rhtool.lm import memory
+
+        return memory.of_rm(run)
 
     def run(self, run: Run) -> dict[str, float]:
         """Fit, evaluate, save."""

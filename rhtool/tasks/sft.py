@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import TYPE_CHECKING, ClassVar
 
 from rhtool.data.base import Fit
 from rhtool.models import SAVED
 from rhtool.run import Run
 from rhtool.tasks.base import Task, check_ranges, require_lm
+
+if TYPE_CHECKING:
+    from rhtool.lm.memory import Need
 
 
 @dataclass
@@ -41,6 +44,12 @@ class Fitting(Fit, Task):
 @dataclass
 class Sft(Fitting):
     """Supervised fine-tuning of a language model on demonstrations, for base policies."""
+
+    def memory(self, run: Run) -> Need:
+        """Of weights, optimiser and the largest of its passes."""
+        from rhtool.lm import memory
+
+        return memory.of_sft(run)
 
     def run(self, run: Run) -> dict[str, float]:
         """Fit, evaluate, save."""
