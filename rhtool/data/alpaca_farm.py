@@ -68,10 +68,11 @@ class AlpacaFarm(Data):
         """The local folders."""
         return {name: path for name in ("path", "preference_path") if Path(path := getattr(self, name)).is_dir()}
 
-    def downloads(self) -> list[tuple[str, str | None]]:
+    def downloads(self) -> dict[str, tuple[str, str | None]]:
         """Of the instructions and of the pairs."""
-        both = [(self.path, self.revision), (self.preference_path, self.preference_revision)]
-        return [(path, revision) for path, revision in dict.fromkeys(both) if not Path(path).is_dir()]
+        pairs = (self.preference_path, self.preference_revision)
+        both = {"path": (self.path, self.revision), "preference_path": pairs}
+        return {field: of for field, of in both.items() if not Path(of[0]).is_dir()}
 
     def prompts(self, split: str) -> list[Row]:
         """Instructions, with their `input` if any in a new line; columns `instruction`, `input`, `reference`."""

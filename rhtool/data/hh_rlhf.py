@@ -47,9 +47,9 @@ class HhRlhf(Data):
         """The local folder."""
         return {"path": self.path} if Path(self.path).is_dir() else {}
 
-    def downloads(self) -> list[tuple[str, str | None]]:
+    def downloads(self) -> dict[str, tuple[str, str | None]]:
         """Of the dialogues."""
-        return [] if Path(self.path).is_dir() else [(self.path, self.revision)]
+        return {} if Path(self.path).is_dir() else {"path": (self.path, self.revision)}
 
     def prompts(self, split: str) -> list[Row]:
         """The dialogues up to the last answer, each once."""

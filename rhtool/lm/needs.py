@@ -53,12 +53,13 @@ def data(run: Run) -> Iterator[Line]:
     wanted = run.data.downloads()
     if not wanted:
         yield True, "data", run.option("data"), ""
-    for name, revision in wanted:
+    for name, revision in dict.fromkeys(wanted.values()):
+        fields = [f"data.{field}={name.split('/')[-1]}" for field, of in wanted.items() if of == (name, revision)]
         *owner, last = name.split("/")
         cache = Path(os.environ.get("HF_DATASETS_CACHE") or Path(constants.HF_HOME) / "datasets")
         there = any(cache.glob("___".join([*owner, last.replace("-", "?")]) + "/*/*/*"))
         more = f" --revision {revision}" if revision else ""
-        mend = f"hf download {name} --repo-type dataset{more} --local-dir {last}, and say data.path={last}"
+        mend = f"hf download {name} --repo-type dataset{more} --local-dir {last}, and say {' '.join(fields)}"
         yield there, "data", f"{name}, {'' if there else 'not '}in the hub's cache", mend
 
 
