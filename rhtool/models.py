@@ -140,7 +140,7 @@ class Trained:
 
     @property
     def local(self) -> bool:
-        """Whether it cannot be a name on the hub."""
+        """Whether it cannot be a name on the hub, which is name or owner/name."""
         return self.directory.is_dir() or self.path.startswith((".", "/", "~")) or self.path.count("/") > 1
 
     @property

@@ -82,6 +82,10 @@ class Data:
         """`{name: path}` of the files whose content decides the rows."""
         return {}
 
+    def downloads(self) -> dict[str, tuple[str, str | None]]:
+        """`{field: (name, revision)}` of the datasets of the hub that it reads; those that are local folders are none."""
+        return {}
+
     def prompts(self, split: str) -> list[Row]:
         """Rows with `prompt`, in a fixed order. Raises `RhtoolError` if these data have none, as the two below."""
         raise self._lacks("prompts")

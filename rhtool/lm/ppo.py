@@ -347,13 +347,15 @@ def in_group(rewards: Tensor, group: int, algo: str) -> Tensor:
 
 
 def save(work: Ppo, directory: Path) -> None:
-    """The policy as an ordinary language model; its value head beside it in `value_head.safetensors`."""
+    """The policy as an ordinary language model; its value head in `value_head/` in the folder, out of the way of programs that
+    load every safetensors file beside config.json."""
     policy = copy.copy(work.accelerator.unwrap_model(work.model))
     policy._modules = dict(policy._modules)
     head = policy._modules.pop(VALUE, None)
     loading.save(policy, work.form.tokenizer, directory)
     if head is not None:
-        safetensors.torch.save_file(head.state_dict(), directory / "value_head.safetensors")
+        (directory / VALUE).mkdir(exist_ok=True)
+        safetensors.torch.save_file(head.state_dict(), directory / VALUE / "model.safetensors")
 
 
 # Evaluation

@@ -11,6 +11,7 @@ from rhtool.checkpoints import STATE
 from rhtool.errors import ConfigError, MissingExtra, RhtoolError
 
 if TYPE_CHECKING:
+    from rhtool.lm.memory import Need
     from rhtool.run import Run
 
 
@@ -36,6 +37,10 @@ class Task:
         Of a run's directory it is the newest checkpoint that counts.
         """
         return {}
+
+    def memory(self, run: Run) -> Need | None:
+        """What the run will take of a GPU's memory, for `task=doctor`; None of what no GPU is needed for."""
+        return None
 
     def run(self, run: Run) -> dict[str, float]:
         """Do it, and return `{metric: value}` for `result.json`."""

@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import dataclass, field
-from typing import ClassVar
+from typing import TYPE_CHECKING, ClassVar
 
+from rhtool.checkpoints import write_atomic
 from rhtool.errors import ConfigError, RhtoolError
 from rhtool.run import Run
 from rhtool.schema import incidental
 from rhtool.tasks.base import Task, check_ranges, require_lm
+
+if TYPE_CHECKING:
+    from rhtool.lm.memory import Need
 
 
 @dataclass
@@ -64,6 +69,12 @@ class Bon(Task):
         """The model, the reward's models, the files of the data."""
         return run.model.inputs() | run.data.inputs() | run.reward.inputs()
 
+    def memory(self, run: Run) -> Need:
+        """Of weights, optimiser and the largest of its passes."""
+        from rhtool.lm import memory
+
+        return memory.of_bon(run)
+
     def run(self, run: Run) -> dict[str, float]:
         """Sample and score, select, draw."""
         from rhtool.lm.process import set_up
@@ -74,6 +85,7 @@ class Bon(Task):
 
         from rhtool.data.base import VALIDATION
         from rhtool.lm import best_of, loading, text
+        from rhtool.lm.originals import PROMPTS
         from rhtool.lm.pool import Pool
         from rhtool.results import overoptimisation_plot
         from rhtool.results.overoptimisation import analyse
@@ -86,6 +98,8 @@ class Bon(Task):
         for i in run.loop(work, self.answers):
             run.log({"steps": (i + 1) * len(work.rows), **work.iteration()})
         work.table().to_parquet(run.path / "answers.parquet")
+        prompts = [json.dumps({"row": i, "prompt": row["prompt"]}) for i, row in enumerate(work.rows)]
+        write_atomic(run.path / PROMPTS, ("\n".join(prompts) + "\n").encode())
         true, tables = np.stack(work.true), []
         for name, proxy in best_of.proxies(np.stack(work.scores), work.proxy, {"uwo": self.uwo_weight}).items():
             found = best_of.curves(proxy, true, list(self.rates), self.soft_n, list(self.temperatures))

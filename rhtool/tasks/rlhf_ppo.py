@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import ClassVar
+from typing import TYPE_CHECKING, ClassVar
 
 from rhtool.data.base import Optimiser
 from rhtool.errors import ConfigError
@@ -11,6 +11,9 @@ from rhtool.models import SAVED
 from rhtool.run import AUTO, Run
 from rhtool.schema import choice, incidental
 from rhtool.tasks.base import Task, check_ranges, require_lm
+
+if TYPE_CHECKING:
+    from rhtool.lm.memory import Need
 
 
 @dataclass
@@ -123,13 +126,19 @@ class RlhfPpo(Optimiser, Task):
         """The model it starts from, the reward's models, the files of the data."""
         return run.model.inputs() | run.data.inputs() | run.reward.inputs()
 
+    def memory(self, run: Run) -> Need:
+        """Of weights, optimiser and the largest of its passes."""
+        from rhtool.lm import memory
+
+        return memory.of_ppo(run)
+
     def run(self, run: Run) -> dict[str, float]:
         """Train, evaluate, save."""
         from rhtool.lm.process import set_up
 
         set_up(self.threads)
         from rhtool.data.base import TRAIN, VALIDATION
-        from rhtool.lm import loading, ppo, text
+        from rhtool.lm import card, loading, ppo, text
         from rhtool.results.overoptimisation import hacking_along
 
         tokenizer = text.tokenizer_of(run.model, text.corpus(run.data))
@@ -139,6 +148,8 @@ class RlhfPpo(Optimiser, Task):
         work.attach(run, ppo.NAMES, lambda step: ppo.validation(work, held_out, step), self.eval_every)
         base = ppo.evaluate_base(work, held_out)
         work.fit(self.iterations, work.steps_of_round(self))
-        metrics = ppo.final(work, held_out, base)
+        metrics = {"steps": work.state.global_step, **ppo.final(work, held_out, base)}
         ppo.save(work, run.path / SAVED)
-        return {"steps": work.state.global_step, **metrics, **hacking_along(run.path, metrics)}
+        metrics |= hacking_along(run.path, metrics)
+        card.write(run.path, metrics)
+        return metrics
