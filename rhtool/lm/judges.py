@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -131,5 +132,26 @@ def _name(k: int) -> str:
 
 def _words(source: str) -> Any:
     """What tells tokenizers apart: of a directory the files, of the hub the name."""
-    files = [Path(source) / name for name in TOKENIZER]
-    return tuple(file.read_bytes() if file.is_file() else b"" for file in files) if Path(source).is_dir() else source
+    if not Path(source).is_dir():
+        return source
+    files = [file.read_text() if (file := Path(source) / name).is_file() else "" for name in TOKENIZER]
+    return tuple(_without_padding(text) for text in files)
+
+
+def _without_padding(text: str) -> str:
+    """JSON without what is said of padding and truncation; other text as it is."""
+    try:
+        found = json.loads(text)
+    except ValueError:
+        return text
+    for key in (
+        "padding",
+        "truncation",
+        "padding_side",
+        "truncation_side",
+        "max_length",
+        "stride",
+        "pad_to_multiple_of",
+    ):
+        found.pop(key, None)
+    return json.dumps(found, sort_keys=True)
