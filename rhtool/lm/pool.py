@@ -48,11 +48,11 @@ class Pool:
         self.finished.append(finished)
         self.scores.append(self._scores(self.rows, answers, finished).numpy().astype(np.float32))
         proxy = self.proxy[-1]
-        row = {"proxy/return": float(proxy.mean()), "text/length": float(np.mean([len(x) for x in ids]))}
+        row = {"mean/proxy": float(proxy.mean()), "text/length": float(np.mean([len(x) for x in ids]))}
         row["text/finished"] = float(np.mean(finished))
         if self._true:
             self.true.append(np.asarray(self._true(self.rows, answers), np.float64))
-            row["true/return"] = float(self.true[-1].mean())
+            row["mean/true"] = float(self.true[-1].mean())
         return row
 
     @property

@@ -257,7 +257,7 @@ def _scale(axes: Axes, name: str, values: np.ndarray, centre: float, room: float
         at = _nice(inverse(np.linspace(*ends, ticks + 1)))
         axis = getattr(axes, f"{name}axis")
         axis.set_major_locator(FixedLocator(at))
-        axis.set_major_formatter(FuncFormatter(lambda v, _: f"{v:,.6g}".replace("-", "\N{MINUS SIGN}")))
+        axis.set_major_formatter(FuncFormatter(lambda v, _: f"{v + 0.0:,.6g}".replace("-", "\N{MINUS SIGN}")))
         axis.set_minor_locator(NullLocator())
         axis.set_minor_formatter(NullFormatter())
         getattr(axes, f"set_{name}lim")(*inverse(ends))

@@ -60,7 +60,7 @@ def read(outputs: str | Path) -> pd.DataFrame:
 def curve(directory: str | Path, keys: Iterable[str]) -> pd.DataFrame:
     """`steps` and the given keys of a run's `metrics.csv`, by ascending `steps`; of equal `steps` the last written row.
 
-    Absent keys are NaN; so is what is not a number. A last line without its newline (a write under way) is left out.
+    Of a key that the run also measured on held-out rows (`validation/<key>`) it is that measurement. Absent keys are NaN; so is what is not a number. A last line without its newline (a write under way) is left out.
     An absent file is an empty table.
     """
     wanted = ["steps", *keys]
@@ -71,7 +71,10 @@ def curve(directory: str | Path, keys: Iterable[str]) -> pd.DataFrame:
     whole = text[: text.rfind(b"\n") + 1].decode(errors="replace")
     if not whole.strip():
         return pd.DataFrame(columns=wanted, dtype=float)
-    frame = pd.read_csv(io.StringIO(whole), usecols=lambda c: c in wanted, on_bad_lines="skip", dtype=str)
+    header = set(whole.partition("\n")[0].strip().split(","))
+    names = {f"validation/{key}" if f"validation/{key}" in header else key: key for key in wanted}
+    frame = pd.read_csv(io.StringIO(whole), usecols=lambda c: c in names, on_bad_lines="skip", dtype=str)
+    frame = frame.rename(columns=names)
     frame = frame.reindex(columns=wanted).apply(pd.to_numeric, errors="coerce")
     frame = frame.dropna(subset="steps").drop_duplicates("steps", keep="last")
     return frame.sort_values("steps", ignore_index=True)
