@@ -60,7 +60,8 @@ def read(outputs: str | Path) -> pd.DataFrame:
 def curve(directory: str | Path, keys: Iterable[str]) -> pd.DataFrame:
     """`steps` and the given keys of a run's `metrics.csv`, by ascending `steps`; of equal `steps` the last written row.
 
-    Of a key that the run also measured on held-out rows (`validation/<key>`) it is that measurement. Absent keys are NaN; so is what is not a number. A last line without its newline (a write under way) is left out.
+    Of a key that the run also measured on held-out rows (`validation/<key>`) it is that measurement. Absent keys are NaN; so is
+    what is not a number. A last line without its newline (a write under way) is left out.
     An absent file is an empty table.
     """
     wanted = ["steps", *keys]
