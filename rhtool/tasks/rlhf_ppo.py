@@ -23,6 +23,8 @@ class RlhfPpo(Optimiser, Task):
 
     finite: ClassVar[bool] = True
 
+    parallel: ClassVar[bool] = True
+
     algo: str = choice("ppo", "grpo", "rloo")
     """advantages: of a value head (ppo), or by the other answers to the same prompt (grpo, rloo)"""
     where: str = choice("loss", "reward")

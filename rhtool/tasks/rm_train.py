@@ -129,7 +129,7 @@ class RmTrainTexts(Fitting):
         from rhtool.lm.process import set_up
 
         set_up(self.threads)
-        from rhtool.lm import loading, reward_model, text
+        from rhtool.lm import loading, parallel, reward_model, text
         from rhtool.lm.training import steps_of
 
         tokenizer = text.tokenizer_of(run.model, text.corpus(run.data))
@@ -138,5 +138,7 @@ class RmTrainTexts(Fitting):
         metrics = reward_model.evaluate(work)
         made = work.accelerator.unwrap_model(work.model)
         made.config.score_mean, made.config.score_std = (metrics[f"rm/score/{x}"] for x in ("mean", "std"))
-        loading.save(made, tokenizer, run.path / SAVED)
+        with parallel.exported(work) as first:
+            if first:
+                loading.save(made, tokenizer, run.path / SAVED)
         return {"steps": work.state.global_step, **metrics}

@@ -19,6 +19,8 @@ class Fitting(Fit, Task):
 
     uses: ClassVar[tuple[str, ...]] = ("model", "data")
 
+    parallel: ClassVar[bool] = True
+
     microbatch: int | None = None
     """rows (for preferences: pairs) of one forward pass; null: all of the minibatch"""
     every: int = 50
@@ -47,12 +49,14 @@ class Sft(Fitting):
         from rhtool.lm.process import set_up
 
         set_up(self.threads)
-        from rhtool.lm import loading, sft, text
+        from rhtool.lm import loading, parallel, sft, text
         from rhtool.lm.training import steps_of
 
         tokenizer = text.tokenizer_of(run.model, text.corpus(run.data))
         work = sft.trainer(run, self, tokenizer, self.microbatch, self.every)
         work.fit(steps_of(work))
         metrics = sft.evaluate(work)
-        loading.save(work.model, tokenizer, run.path / SAVED)
+        with parallel.exported(work) as first:
+            if first:
+                loading.save(work.model, tokenizer, run.path / SAVED)
         return {"steps": work.state.global_step, **metrics}
