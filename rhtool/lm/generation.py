@@ -80,18 +80,18 @@ class Draw(LogitsProcessor):
 
     def __init__(self, seed: int, numbers: Sequence[int], width: int, device: torch.device):
         texts = torch.tensor(list(numbers), device=device)
-        self.keys, self.width = mixed(mixed(torch.tensor(seed, device=device)) + GOLDEN * (texts + 1)), width
+        self.keys, self.width = mixed(mixed(torch.tensor(_signed(seed), device=device)) + GOLDEN * (texts + 1)), width
 
     def __call__(self, input_ids: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:
         """Logits (B, V) float32 with the noise of this position."""
-        keys = mixed(self.keys + GOLDEN * (input_ids.shape[1] - self.width + 1))
+        keys = mixed(self.keys + _signed(GOLDEN * (input_ids.shape[1] - self.width + 1)))
         bits = mixed(keys[:, None] + GOLDEN * torch.arange(1, scores.shape[1] + 1, device=scores.device))
         u = (_shifted(bits, 11).double() + 0.5) * 2.0**-53
         return scores.float() - (-u.log()).log().float()
 
 
 def _signed(x: int) -> int:
-    return x - 2**64 if x >= 2**63 else x
+    return (x + 2**63) % 2**64 - 2**63
 
 
 GOLDEN = _signed(0x9E3779B97F4A7C15)

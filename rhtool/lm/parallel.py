@@ -6,12 +6,15 @@ Of one process alone every function here is the identity.
 from __future__ import annotations
 
 import contextlib
+import copy
 from collections.abc import Iterator, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor, distributed
 from torch.nn.functional import pad
+
+from rhtool.accelerate import Accelerate
 
 
 def ranks() -> int:
@@ -86,6 +89,17 @@ def of_all(x: Tensor) -> Tensor:
 
 
 # Weights
+
+
+def deepspeed_config(accelerate: Accelerate) -> dict[str, Any] | None:
+    """DeepSpeed's configuration, which transformers fills in; None without it."""
+    config = accelerate.deepspeed_config()
+    if config is not None and not torch.cuda.is_available():
+        import deepspeed.ops
+
+        # Gloo does what it would do, and it is compiled for a minute and a half where it was not before.
+        deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
+    return copy.deepcopy(config)
 
 
 def zero_stage(trainer: Any) -> int:

@@ -255,12 +255,12 @@ class Ppo(InRun, GRPOTrainer):
             logps, values, _ = self._sampled or self.log_probs(self.model, ids, attention, keep, batch)
             with self.as_base():
                 base, _, _ = self.log_probs(self.model, ids, attention, keep, batch)
-        n, pads = self.task.rollouts, {"prompt_ids": self.pad_token_id, "completion_ids": self.pad_token_id}
+        n, pad = self.task.rollouts, self.form.tokenizer.pad_token_id
         keys = ("prompt_ids", "prompt_mask", "completion_ids", "completion_mask")
         padded = {key: out[key] for key in keys} | {"logps": logps, "base": base}
         padded |= {} if values is None else {"values": values}
         return {
-            key: parallel.gathered(parallel.widest(x, key.startswith("prompt"), pads.get(key, 0)), n)
+            key: parallel.gathered(parallel.widest(x, key.startswith("prompt"), pad if key.endswith("ids") else 0), n)
             for key, x in padded.items()
         }, {key: parallel.gathered(x, n) for key, x in self._batch.items()}
 

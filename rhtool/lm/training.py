@@ -7,7 +7,6 @@ read, and from which the next process goes on to the same result.
 
 from __future__ import annotations
 
-import copy
 import random
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -56,7 +55,7 @@ def arguments(run: Run, fit: Optimiser, microbatch: int | None = None, **options
         "max_grad_norm": fit.grad_clip or 0.0,
         "optim": "adamw_torch_fused",
         "ddp_find_unused_parameters": False,
-        "deepspeed": copy.deepcopy(run.accelerate.deepspeed_config()),
+        "deepspeed": parallel.deepspeed_config(run.accelerate),
         "save_strategy": "no",
         "logging_steps": 1,
         "logging_nan_inf_filter": False,
