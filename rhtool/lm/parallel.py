@@ -153,6 +153,7 @@ def optimizer_state(trainer: Any) -> dict[str, Any]:
     from deepspeed.utils import safe_get_full_optimizer_state
 
     inner, state, groups, number = _inner(trainer), {}, [], 0
+    _link(trainer)
     steps = [s["step"] for s in inner.state.values() if "step" in s]
     for group, parameters in zip(inner.param_groups, trainer.parameters_in_order, strict=True):
         numbers = list(range(number, number := number + len(parameters)))
@@ -170,17 +171,34 @@ def set_optimizer_state(trainer: Any, saved: dict[str, Any]) -> None:
     from deepspeed.utils import safe_set_full_optimizer_state
 
     inner = _inner(trainer)
+    for flat in _parts(trainer):  # before the first step there are none
+        inner.state[flat] = {key: torch.zeros_like(flat) for key in MOMENTS}
+        inner.state[flat]["step"] = saved["state"][0]["step"].clone()
+    _link(trainer)
     for i, p in enumerate(p for group in trainer.parameters_in_order for p in group):
         for key in MOMENTS:
             safe_set_full_optimizer_state(p, saved["state"][i][key].to(p.device), key)
-    for state in inner.state.values():
-        state["step"] = saved["state"][0]["step"].clone()
     for group, old in zip(inner.param_groups, saved["param_groups"], strict=True):
         group.update({key: value for key, value in old.items() if key in group and key != "params"})
 
 
 MOMENTS = ("exp_avg", "exp_avg_sq")
 """of AdamW's state, one tensor each for every weight"""
+
+
+def _parts(trainer: Any) -> list[Tensor]:
+    """The flat weights of which this process has the optimiser's state."""
+    zero = trainer.model_wrapped.optimizer
+    return zero.fp32_partitioned_groups_flat if zero_stage(trainer) == 3 else zero.single_partition_of_fp32_groups
+
+
+def _link(trainer: Any) -> None:
+    """Have DeepSpeed know where the moments of each weight are. It does so after the step of the first group of weights, when
+    the other groups have none."""
+    if zero_stage(trainer) < 3:
+        zero = trainer.model_wrapped.optimizer
+        zero._hp_optimizer_states_linked = False
+        zero._lazy_init_hp_params_optimizer_state()
 
 
 def _inner(trainer: Any) -> Any:
