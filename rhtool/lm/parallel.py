@@ -104,15 +104,23 @@ def deepspeed_config(accelerate: Accelerate) -> dict[str, Any] | None:
 
 def zero_stage(trainer: Any) -> int:
     """Of DeepSpeed, where it trains already; 0 without it."""
+    return _stage_to_be(trainer) if trainer.deepspeed is not None else 0
+
+
+def _stage_to_be(trainer: Any) -> int:
     plugin = getattr(trainer.accelerator.state, "deepspeed_plugin", None)
-    return plugin.zero_stage if plugin is not None and trainer.deepspeed is not None else 0
+    return 0 if plugin is None else plugin.zero_stage
 
 
 @contextlib.contextmanager
 def whole(trainer: Any) -> Iterator[None]:
     """With all weights of the model in each process, for passes without gradients. Nested, the outer one counts."""
-    if zero_stage(trainer) < 3 or getattr(trainer, "_is_whole", False):
+    if _stage_to_be(trainer) < 3 or getattr(trainer, "_is_whole", False):
         yield
+        return
+    if not zero_stage(trainer):
+        with _said_to_be_there(trainer.model):
+            yield
         return
     from trl.models import unwrap_model_for_generation
 
@@ -122,6 +130,20 @@ def whole(trainer: Any) -> Iterator[None]:
             yield
     finally:
         trainer._is_whole = False
+
+
+@contextlib.contextmanager
+def _said_to_be_there(model: Any) -> Iterator[None]:
+    """TRL takes the weights for divided before training begins, and asks each where it is."""
+    from deepspeed.runtime.zero.partition_parameters import ZeroParamStatus
+
+    for p in model.parameters():
+        p.ds_status = ZeroParamStatus.AVAILABLE
+    try:
+        yield
+    finally:
+        for p in model.parameters():
+            del p.ds_status
 
 
 @contextlib.contextmanager
