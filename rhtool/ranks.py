@@ -182,8 +182,8 @@ def _watch(run: Run, ranks: list[Any], lines: list[Connection]) -> dict[str, Any
             except (EOFError, OSError):
                 ranks[rank].join()
                 if code := ranks[rank].exitcode:
-                    how = f"killed by {signal.Signals(-code).name}" if code < 0 else f"ended with code {code}"
-                    raise RankFailed(f"process {rank} of {len(ranks)} was {how}; see {_log_of(run, rank)}") from None
+                    how = f"was killed by {signal.Signals(-code).name}" if code < 0 else f"ended with code {code}"
+                    raise RankFailed(f"process {rank} of {len(ranks)} {how}; see {_log_of(run, rank)}") from None
                 del going[rank]
                 continue
             if what == "failed":

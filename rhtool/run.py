@@ -189,8 +189,7 @@ class Run:
                 done = iteration + 1
                 due = time.monotonic() - saved_at >= self.checkpoint_every
                 if due or signals.received or done == total:
-                    self.checkpoints.save(done, work.get_state())
-                    self.saved(done)
+                    self._save(done, work)
                     saved_at = time.monotonic()
                 signals.obey()
             self._iteration = total
@@ -373,6 +372,10 @@ class Run:
         write_atomic(self.path / RESULT, (json.dumps(result, indent=1, allow_nan=False) + "\n").encode())
         self._event(status, **({"reason": reason} if reason else {}))
         return result
+
+    def _save(self, done: int, work: Resumable) -> None:
+        self.checkpoints.save(done, work.get_state())
+        self.saved(done)
 
     def _note(self, signum: signal.Signals) -> None:
         self._event("signal", signal=signum.name, iteration=self._kept)
