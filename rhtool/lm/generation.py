@@ -36,6 +36,10 @@ def generate(
     tokenizer, device = form.tokenizer, model.device
     options = {"do_sample": False, "max_new_tokens": max_new_tokens, "use_cache": True}
     options |= {"pad_token_id": tokenizer.pad_token_id, "eos_token_id": tokenizer.eos_token_id}
+    options |= {
+        "repetition_penalty": 1.0,
+        "no_repeat_ngram_size": 0,
+    }  # whatever the model's own generation_config.json says
     training, size = model.training, chunk or len(prompts)
     for start in range(0, len(prompts), size):
         part = list(prompts[start : start + size])

@@ -114,9 +114,10 @@ class RlhfPpo(Optimiser, Task):
         if self.rollouts % self.minibatch:
             mend = "choose a multiple of task.minibatch"
             raise ConfigError(f"{self.rollouts} answers in minibatches of {self.minibatch}", "task.rollouts", mend)
-        if self.minibatch % (self.microbatch or self.minibatch):
-            mend = "choose a divisor of task.minibatch"
-            raise ConfigError(f"a minibatch of {self.minibatch} in parts of {self.microbatch}", "task.microbatch", mend)
+        share = self.minibatch // run.accelerate.processes()
+        if share % min(self.microbatch or share, share):
+            mend = "choose a divisor of task.minibatch over the number of processes"
+            raise ConfigError(f"a minibatch of {share} in parts of {self.microbatch}", "task.microbatch", mend)
         if self.algo != "ppo" and (self.group < 2 or self.rollouts % self.group):
             mend = "choose 2 or more, a divisor of task.rollouts"
             raise ConfigError(f"{self.rollouts} answers in groups of {self.group}", "task.group", mend)
