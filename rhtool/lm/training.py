@@ -235,9 +235,9 @@ def set_random_state(state: dict[str, Any]) -> None:
     random.setstate(state["python"])
     np.random.set_state(tuple(state["numpy"].values()))
     mine = min(parallel.rank(), len(state["torch"]) - 1)  # there may have been fewer ranks
-    torch.set_rng_state(state["torch"][mine])
+    torch.set_rng_state(state["torch"][mine].clone())  # not a view, whose storage begins elsewhere
     if "cuda" in state and torch.cuda.is_available():
-        torch.cuda.set_rng_state(state["cuda"][mine])
+        torch.cuda.set_rng_state(state["cuda"][mine].clone())
 
 
 def save_batch(inputs: dict[str, Any], directory: Path) -> Path:
