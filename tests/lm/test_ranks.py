@@ -36,8 +36,6 @@ from rhtool.models import SAVED
 pytestmark = pytest.mark.lm
 FIT = {"passes": 2, "minibatch": 16, "lr": 3e-3, "max_length": 48, "every": 4}
 PPO = {"divergence": SqrtChi2(), "coeff": 0.1, "score_scale": "running", "target_kl": 1.0, "kl_horizon": 100.0}
-STEPS = {Ddp: ("sft", "rm_train", "rlhf_ppo"), Zero2: ("rlhf_ppo",), Zero3: ("rlhf_ppo",)}
-"""tasks that are compared with one process, for each way of spreading them"""
 ROUNDING = {"rtol": 2e-3, "atol": 2e-4}
 """of float32 over some steps of AdamW, whose first ones go a whole learning rate by the sign of a gradient"""
 
@@ -75,6 +73,20 @@ def alone(sft_run, tmp_path_factory):
     return of
 
 
+@pytest.fixture(scope="session")
+def spread_out(sft_run, tmp_path_factory):
+    """`spread_out(cls, task)`: a run of two processes."""
+    made = {}
+
+    def of(cls: type[Accelerate], task: str):
+        if (cls, task) not in made:
+            made[cls, task] = tmp_path_factory.mktemp(task) / "run"
+            run_of(task, made[cls, task], spread(cls), sft_run).execute()
+        return made[cls, task]
+
+    return of
+
+
 def rows(path) -> pd.DataFrame:
     table = pd.read_csv(path / "metrics.csv")
     return table.drop(columns=[name for name in table if name.startswith("time/")])
@@ -98,20 +110,27 @@ def alike(one, other, **tolerance) -> None:
 
 
 @pytest.mark.distributed
-@pytest.mark.parametrize(("cls", "task"), [(cls, task) for cls, tasks in STEPS.items() for task in tasks])
-def test_two_processes_give_the_result_of_one(cls, task, sft_run, tmp_path, alone):
-    run_of(task, tmp_path / "two", spread(cls), sft_run).execute()
-    alike(alone(task), tmp_path / "two", **ROUNDING)
+@pytest.mark.parametrize(
+    ("cls", "task"),
+    [
+        (Ddp, "sft"),
+        (Ddp, "rm_train"),
+        (Ddp, "rlhf_ppo"),
+        (Zero2, "rlhf_ppo"),
+        pytest.param(Zero3, "rlhf_ppo", marks=pytest.mark.slow),
+    ],
+)
+def test_two_processes_give_the_result_of_one(cls, task, alone, spread_out):
+    alike(alone(task), spread_out(cls, task), **ROUNDING)
     assert not multiprocessing.active_children()
-    written = {file.name for file in (tmp_path / "two" / "ranks").iterdir()}
+    written = {file.name for file in (spread_out(cls, task) / "ranks").iterdir()}
     assert written == {"1.log"}
 
 
 @pytest.mark.distributed
-@pytest.mark.parametrize("cls", [Ddp, Zero2])
-def test_a_run_that_a_signal_stopped_ends_as_one_that_was_not(cls, sft_run, tmp_path, monkeypatch):
+@pytest.mark.parametrize("cls", [Ddp, pytest.param(Zero2, marks=pytest.mark.slow)])
+def test_a_run_that_a_signal_stopped_ends_as_one_that_was_not(cls, sft_run, tmp_path, monkeypatch, spread_out):
     """The signal comes while the first round is logged; nothing listens beyond this machine meanwhile."""
-    run_of("rlhf_ppo", tmp_path / "whole", spread(cls), sft_run).execute()
     heard = set()
     with monkeypatch.context() as patch, pytest.raises(Stopped):
         write = Run.log
@@ -131,7 +150,7 @@ def test_a_run_that_a_signal_stopped_ends_as_one_that_was_not(cls, sft_run, tmp_
     assert [event["event"] for event in events] == ["start", "checkpoint", "signal"]
     assert 1 <= events[1]["iteration"] < 3
     run_of("rlhf_ppo", tmp_path / "stopped", spread(cls), sft_run).execute()
-    alike(tmp_path / "whole", tmp_path / "stopped", rtol=1e-5, atol=1e-6)
+    alike(spread_out(cls, "rlhf_ppo"), tmp_path / "stopped", rtol=1e-5, atol=1e-6)
 
 
 @dataclass
