@@ -17,6 +17,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from trl import RewardConfig, RewardTrainer
 
 from rhtool.data.base import TRAIN, VALIDATION, Fit, Message, Row
+from rhtool.lm import parallel
 from rhtool.lm.loading import reward_model
 from rhtool.lm.text import Format
 from rhtool.lm.training import InRun, arguments
@@ -75,7 +76,11 @@ def tokens(rows: list[Row], form: Format, margin: bool) -> Dataset:
 def evaluate(made: RewardModel) -> dict[str, float]:
     """On held-out pairs: accuracy (a tie counts half), Kendall's tau, mean and deviation of the scores, the loss."""
     scorer = Scorer(made.accelerator.unwrap_model(made.model), made.processing_class)
-    chosen, rejected = (scorer.of_ids(made.held_out[key]).double().numpy() for key in ("chosen_ids", "rejected_ids"))
+    n = len(made.held_out)
+    mine = made.held_out.select(parallel.share(n))
+    with parallel.whole(made):
+        scores = [scorer.of_ids(mine[key]).double() for key in ("chosen_ids", "rejected_ids")]
+    chosen, rejected = (parallel.gathered(x, n).numpy() for x in scores)
     difference = chosen - rejected
     margin = np.asarray(made.held_out["margin"]) if "margin" in made.held_out.column_names else 0.0
     accuracy = float((difference > 0).mean() + (difference == 0).mean() / 2)

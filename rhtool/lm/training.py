@@ -19,6 +19,8 @@ from transformers import PrinterCallback, TrainerCallback, TrainerState
 
 from rhtool.data.base import Optimiser
 from rhtool.errors import RhtoolError
+from rhtool.lm import parallel
+from rhtool.ranks import LOGS
 from rhtool.run import Run
 
 BAD = "bad_batch.safetensors"
@@ -27,10 +29,11 @@ BAD = "bad_batch.safetensors"
 
 def arguments(run: Run, fit: Optimiser, microbatch: int | None = None, **options: Any) -> dict[str, Any]:
     """Keyword arguments of any TRL configuration: the optimiser `fit`, and nothing saved, reported or downloaded behind the
-    run's back."""
+    run's back. The minibatch is that of all processes together, `microbatch` that of one forward pass of one of them."""
     model = run.model
-    micro = min(microbatch or fit.minibatch, fit.minibatch)
-    accumulate = -(-fit.minibatch // micro)
+    share = fit.minibatch // parallel.ranks()
+    micro = min(microbatch or share, share)
+    accumulate = -(-share // micro)
     cuda = torch.cuda.is_available()
     return {
         "output_dir": str(run.path / ".trainer"),
@@ -51,6 +54,8 @@ def arguments(run: Run, fit: Optimiser, microbatch: int | None = None, **options
         "weight_decay": fit.weight_decay,
         "max_grad_norm": fit.grad_clip or 0.0,
         "optim": "adamw_torch_fused",
+        "ddp_find_unused_parameters": False,
+        "deepspeed": parallel.deepspeed_config(run.accelerate),
         "save_strategy": "no",
         "logging_steps": 1,
         "logging_nan_inf_filter": False,
@@ -101,21 +106,22 @@ class InRun:
     def _resumed(self) -> str:
         """A directory that tells transformers how far training is; the rest comes from the run's checkpoint."""
         directory = Path(self.args.output_dir)
-        directory.mkdir(parents=True, exist_ok=True)
         state = TrainerState(global_step=self._restored["step"], train_batch_size=self._train_batch_size)
         state.compute_steps(self.args, steps_of(self))
-        state.save_to_json(str(directory / "trainer_state.json"))
+        if parallel.rank() == 0:
+            directory.mkdir(parents=True, exist_ok=True)
+            state.save_to_json(str(directory / "trainer_state.json"))
+        self.accelerator.wait_for_everyone()
         return str(directory)
 
     # Resumable
 
     def get_state(self) -> dict[str, Any]:
         """Weights that are trained, optimiser, schedule, random states, and how far it is."""
-        model = self.accelerator.unwrap_model(self.model)
         return {
             "step": self.state.global_step,
-            "weights": {name: p for name, p in model.named_parameters() if p.requires_grad},
-            "optimizer": self.optimizer.state_dict(),
+            "weights": parallel.trained(self),
+            "optimizer": parallel.optimizer_state(self),
             "schedule": self.lr_scheduler.state_dict(),
             "random": random_state(),
             "extra": self.extra_state(),
@@ -148,13 +154,20 @@ class InRun:
     def _load_from_checkpoint(self, *args: Any, **kwargs: Any) -> None:
         """Done by `set_state`."""
 
-    def _load_optimizer_and_scheduler(self, checkpoint: Any) -> None:
-        if self._restored:
-            self.optimizer.load_state_dict(self._restored["optimizer"])
-            self.lr_scheduler.load_state_dict(self._restored["schedule"])
+    def create_optimizer(self, *args: Any, **kwargs: Any) -> Any:
+        """The trainer's; which weights it has in which order is kept, for DeepSpeed does not."""
+        made = super().create_optimizer(*args, **kwargs)
+        if not hasattr(self, "parameters_in_order"):
+            self.parameters_in_order = [list(group["params"]) for group in made.param_groups]
+        return made
 
-    def _load_scaler(self, checkpoint: Any) -> None:
-        """There is none: what is trained is float32."""
+    def _prepare_for_training(self, max_steps: int, train_dataloader: Any, resume_from_checkpoint: Any) -> Any:
+        """The trainer's, which would look for pickles to go on from."""
+        made = super()._prepare_for_training(max_steps, train_dataloader, None)
+        if self._restored:
+            parallel.set_optimizer_state(self, self._restored["optimizer"])
+            self.lr_scheduler.load_state_dict(self._restored["schedule"])
+        return made
 
     def _load_rng_state(self, checkpoint: Any) -> None:
         if self._restored:
@@ -207,25 +220,29 @@ class _Collect(TrainerCallback):
 
 
 def random_state() -> dict[str, Any]:
-    """States of the generators that libraries draw from."""
+    """States of the generators that libraries draw from; of torch's, those of all ranks."""
     kind, keys, position, has_gauss, gauss = np.random.get_state()
     numpy = {"kind": kind, "keys": keys, "position": position, "has_gauss": has_gauss, "gauss": gauss}
-    cuda = torch.cuda.get_rng_state_all() if torch.cuda.is_available() else []
-    return {"python": random.getstate(), "numpy": numpy, "torch": torch.get_rng_state(), "cuda": list(cuda)}
+    states = {"torch": torch.get_rng_state()} | (
+        {"cuda": torch.cuda.get_rng_state()} if torch.cuda.is_available() else {}
+    )
+    of_ranks = {name: parallel.gathered(state.unsqueeze(0), parallel.ranks()) for name, state in states.items()}
+    return {"python": random.getstate(), "numpy": numpy, **of_ranks}
 
 
 def set_random_state(state: dict[str, Any]) -> None:
     """The inverse of `random_state`."""
     random.setstate(state["python"])
     np.random.set_state(tuple(state["numpy"].values()))
-    torch.set_rng_state(state["torch"])
-    if state["cuda"] and torch.cuda.is_available():
-        torch.cuda.set_rng_state_all(state["cuda"])
+    mine = min(parallel.rank(), len(state["torch"]) - 1)  # there may have been fewer ranks
+    torch.set_rng_state(state["torch"][mine].clone())  # not a view, whose storage begins elsewhere
+    if "cuda" in state and torch.cuda.is_available():
+        torch.cuda.set_rng_state(state["cuda"][mine].clone())
 
 
 def save_batch(inputs: dict[str, Any], directory: Path) -> Path:
-    """Write the tensors of a batch as `BAD`."""
-    file = directory / BAD
+    """Write the tensors of a batch as `BAD`; of another rank than the first beside its log."""
+    file = directory / LOGS / f"{parallel.rank()}.{BAD}" if parallel.rank() else directory / BAD
     tensors = {key: value.detach().cpu().contiguous() for key, value in inputs.items() if torch.is_tensor(value)}
     safetensors.torch.save_file(tensors, file)
     return file

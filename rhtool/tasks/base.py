@@ -25,6 +25,9 @@ class Task:
     extra: ClassVar[str] = ""
     """the extra of pyproject.toml that it needs, for `task=ls`"""
 
+    parallel: ClassVar[bool] = False
+    """whether several processes may share its work: `accelerate=ddp` and the like"""
+
     finite: ClassVar[bool] = False
     """whether its episodes end after a few steps, as texts do, so that a discount of 1 is one"""
 

@@ -82,9 +82,9 @@ def examine(outputs: Path) -> Iterator[Line]:
 
 def packages() -> Iterator[Line]:
     """Versions of Python, of what rhtool always needs and of what each extra adds, without importing any."""
-    found = versions(["rhtool", "hydra-core", "numpy", "numba", "gymnasium", "torch", *EXTRAS.values()])
+    found = versions(["rhtool", "hydra-core", "numpy", "numba", "gymnasium", "torch", "deepspeed", *EXTRAS.values()])
     yield sys.version_info >= (3, 11), "python", found.pop("python") or "", "install Python 3.11 or newer"
-    extra_of = {package: extra for extra, package in EXTRAS.items()} | {"torch": "rl"}
+    extra_of = {package: extra for extra, package in EXTRAS.items()} | {"torch": "rl", "deepspeed": "lm"}
     for package, version in found.items():
         extra = extra_of.get(package)
         mend = f"pip install 'rhtool[{extra}]'" if extra else "pip install --upgrade rhtool"

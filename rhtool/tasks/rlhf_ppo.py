@@ -26,6 +26,8 @@ class RlhfPpo(Optimiser, Task):
 
     finite: ClassVar[bool] = True
 
+    parallel: ClassVar[bool] = True
+
     algo: str = choice("ppo", "grpo", "rloo")
     """advantages: of a value head (ppo), or by the other answers to the same prompt (grpo, rloo)"""
     where: str = choice("loss", "reward")
@@ -115,9 +117,10 @@ class RlhfPpo(Optimiser, Task):
         if self.rollouts % self.minibatch:
             mend = "choose a multiple of task.minibatch"
             raise ConfigError(f"{self.rollouts} answers in minibatches of {self.minibatch}", "task.rollouts", mend)
-        if self.minibatch % (self.microbatch or self.minibatch):
-            mend = "choose a divisor of task.minibatch"
-            raise ConfigError(f"a minibatch of {self.minibatch} in parts of {self.microbatch}", "task.microbatch", mend)
+        share = self.minibatch // run.accelerate.processes()
+        if share % min(self.microbatch or share, share):
+            mend = "choose a divisor of task.minibatch over the number of processes"
+            raise ConfigError(f"a minibatch of {share} in parts of {self.microbatch}", "task.microbatch", mend)
         if self.algo != "ppo" and (self.group < 2 or self.rollouts % self.group):
             mend = "choose 2 or more, a divisor of task.rollouts"
             raise ConfigError(f"{self.rollouts} answers in groups of {self.group}", "task.group", mend)
@@ -138,7 +141,7 @@ class RlhfPpo(Optimiser, Task):
 
         set_up(self.threads)
         from rhtool.data.base import TRAIN, VALIDATION
-        from rhtool.lm import card, loading, ppo, text
+        from rhtool.lm import card, loading, parallel, ppo, text
         from rhtool.results.overoptimisation import hacking_along
 
         tokenizer = text.tokenizer_of(run.model, text.corpus(run.data))
@@ -151,5 +154,6 @@ class RlhfPpo(Optimiser, Task):
         metrics = {"steps": work.state.global_step, **ppo.final(work, held_out, base)}
         ppo.save(work, run.path / SAVED)
         metrics |= hacking_along(run.path, metrics)
-        card.write(run.path, metrics)
+        if parallel.rank() == 0:
+            card.write(run.path, metrics)
         return metrics

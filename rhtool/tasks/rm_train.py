@@ -136,7 +136,7 @@ class RmTrainTexts(Fitting):
         from rhtool.lm.process import set_up
 
         set_up(self.threads)
-        from rhtool.lm import card, loading, reward_model, text
+        from rhtool.lm import card, loading, parallel, reward_model, text
         from rhtool.lm.training import steps_of
 
         tokenizer = text.tokenizer_of(run.model, text.corpus(run.data))
@@ -145,6 +145,8 @@ class RmTrainTexts(Fitting):
         metrics = {"steps": work.state.global_step, **reward_model.evaluate(work)}
         made = work.accelerator.unwrap_model(work.model)
         made.config.score_mean, made.config.score_std = (metrics[f"rm/score/{x}"] for x in ("mean", "std"))
-        loading.save(made, tokenizer, run.path / SAVED)
-        card.write(run.path, metrics)
+        with parallel.exported(work) as first:
+            if first:
+                loading.save(made, tokenizer, run.path / SAVED)
+                card.write(run.path, metrics)
         return metrics

@@ -22,6 +22,8 @@ class Fitting(Fit, Task):
 
     uses: ClassVar[tuple[str, ...]] = ("model", "data")
 
+    parallel: ClassVar[bool] = True
+
     microbatch: int | None = None
     """rows (for preferences: pairs) of one forward pass; null: all of the minibatch"""
     every: int = 50
@@ -56,13 +58,15 @@ class Sft(Fitting):
         from rhtool.lm.process import set_up
 
         set_up(self.threads)
-        from rhtool.lm import card, loading, sft, text
+        from rhtool.lm import card, loading, parallel, sft, text
         from rhtool.lm.training import steps_of
 
         tokenizer = text.tokenizer_of(run.model, text.corpus(run.data))
         work = sft.trainer(run, self, tokenizer, self.microbatch, self.every)
         work.fit(steps_of(work))
         metrics = {"steps": work.state.global_step, **sft.evaluate(work)}
-        loading.save(work.model, tokenizer, run.path / SAVED)
-        card.write(run.path, metrics)
+        with parallel.exported(work) as first:
+            if first:
+                loading.save(work.model, tokenizer, run.path / SAVED)
+                card.write(run.path, metrics)
         return metrics
