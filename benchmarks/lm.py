@@ -24,18 +24,15 @@ import tempfile
 import time
 from pathlib import Path
 
-from rhtool.config import compose
-from rhtool.lm.process import set_up
-
-set_up(int(os.environ["OMP_NUM_THREADS"]))
-
 import torch
 from transformers import PrinterCallback, TrainerCallback
 from trl import GRPOConfig, GRPOTrainer, RewardConfig, RewardTrainer
 
+from rhtool.config import compose
 from rhtool.data.base import TRAIN
 from rhtool.divergences import NoDivergence, SqrtChi2
 from rhtool.lm import loading, ppo, reward_model, text
+from rhtool.lm.process import set_up
 from rhtool.lm.training import arguments
 from rhtool.models import Model
 
@@ -113,9 +110,19 @@ def policy_trainer(run, tokenizer, name):
         return made
     task, form = run.task, text.Format(tokenizer, run.task.max_prompt + run.task.max_new_tokens)
     micro = min(task.microbatch or task.minibatch, task.minibatch)
-    options = {"num_generations": task.group, "num_iterations": task.epochs, "epsilon": task.clip, "shuffle_dataset": False}
+    options = {
+        "num_generations": task.group,
+        "num_iterations": task.epochs,
+        "epsilon": task.clip,
+        "shuffle_dataset": False,
+    }
     options |= {"steps_per_generation": task.rollouts // micro, "max_completion_length": task.max_new_tokens}
-    options |= {"temperature": task.temperature, "top_p": task.top_p, "top_k": task.top_k, "remove_unused_columns": False}
+    options |= {
+        "temperature": task.temperature,
+        "top_p": task.top_p,
+        "top_k": task.top_k,
+        "remove_unused_columns": False,
+    }
     options |= {"max_steps": task.iterations * ppo.Ppo.steps_of_round(task), "disable_dropout": not run.model.dropout}
     args = GRPOConfig(**arguments(run, task, micro, beta=0.05 if "divergence" in name else 0.0, **options))
     data = ppo.schedule(rows, form, task, task.group, run.seed)
@@ -146,7 +153,11 @@ def policy_turn(run, tokenizer, name):
     whole = (ends.at[-1] - made.starts[1]) / rounds
     rollout, per_round = seconds.pop("rollout"), tokens / rounds
     parts = seconds | {"log-probs": rollout - sum(seconds.values()), "update": whole - rollout}
-    rates = {"rollout": per_round / rollout, "update": per_round * run.task.epochs / (whole - rollout), "all": per_round / whole}
+    rates = {
+        "rollout": per_round / rollout,
+        "update": per_round * run.task.epochs / (whole - rollout),
+        "all": per_round / whole,
+    }
     return {"rates": rates, "parts": {part: x / whole for part, x in parts.items()}, "peak": peak()}
 
 
@@ -219,6 +230,7 @@ def main():
     words = dict(word.split("=", 1) for word in sys.argv[1:] if word.startswith(("rounds=", "repeats=")))
     overrides = [word for word in sys.argv[1:] if not word.startswith(("rounds=", "repeats="))]
     repeats, rounds = int(words.get("repeats", 5)), int(words.get("rounds", 3))
+    set_up(int(os.environ["OMP_NUM_THREADS"]))
     with tempfile.TemporaryDirectory() as directory:
         run = compose(*DEFAULTS, *overrides, f"task.iterations={rounds + 1}", f"dir={directory}/run")
         tokenizer = text.tokenizer_of(run.model, text.corpus(run.data))
@@ -230,7 +242,9 @@ def main():
             loading.save(loading.reward_model(run.model, tokenizer, 1), tokenizer, Path(run.reward.model))
         task, weights = run.task, sum(p.numel() for p in loading.language_model(run.model, tokenizer, 0).parameters())
         print(f"{weights / 1e6:.2f} M weights, {torch.get_num_threads()} threads, GPU: {torch.cuda.is_available()}")
-        print(f"{task.rollouts} answers of up to {task.max_new_tokens} tokens a round, {task.epochs} epochs in {task.minibatch}s")
+        print(
+            f"{task.rollouts} answers of up to {task.max_new_tokens} tokens a round, {task.epochs} epochs in {task.minibatch}s"
+        )
         theirs = ["TRL", "TRL, divergence"]
         found = take_turns([*theirs, *OURS], lambda name: policy_turn(run, tokenizer, name), repeats)
         for name in theirs:

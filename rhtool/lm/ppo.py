@@ -34,14 +34,11 @@ from rhtool.data.base import Row
 from rhtool.divergences import Divergence
 from rhtool.errors import RhtoolError
 from rhtool.hacking import diagnostics
-from rhtool.lm import loading, ppo_math
+from rhtool.lm import loading, ppo_math, values
 from rhtool.lm.generation import generate, stopped
 from rhtool.lm.text import Format
 from rhtool.lm.training import InRun, arguments, save_batch
 from rhtool.run import Run
-
-VALUE = "value_head"
-"""name of the value head among the policy's modules"""
 
 
 class Ppo(InRun, GRPOTrainer):
@@ -59,7 +56,7 @@ class Ppo(InRun, GRPOTrainer):
         self.scores = run.reward.load()
         self.proxy = run.reward
         self.true = run.data.true_reward()
-        self._hidden: list[Tensor] | None = None
+        self._values: list[Tensor] | None = None
         self._sampled: Any = None
         self._noted: dict[str, list[float]] = {}
 
@@ -91,7 +88,7 @@ class Ppo(InRun, GRPOTrainer):
             processing_class=tokenizer,
         )
         if task.algo == "ppo":
-            self._add_value_head(run.seed)
+            self._add_critic(run, tokenizer)
         self.base = {n: p.detach().clone() for n, p in self.policy_parameters()}
 
     @staticmethod
@@ -99,25 +96,23 @@ class Ppo(InRun, GRPOTrainer):
         """Gradient steps of one round."""
         return task.rollouts // task.minibatch * task.epochs
 
-    # The value head
+    # Values
 
-    def _add_value_head(self, seed: int) -> None:
-        backbone = self._causal().base_model
-        width = self._causal().config.get_text_config().hidden_size
-        with torch.random.fork_rng(devices=[]):
-            torch.default_generator.manual_seed(seed + 1)
-            layers = [nn.Linear(width, 1)]
-            if self.task.value_head == "mlp":
-                layers = [nn.Linear(width, 2 * width), nn.ReLU(), nn.Linear(2 * width, 1)]
-            head = nn.Sequential(*layers)
-        setattr(self.model, VALUE, head.to(self.args.device))
-        backbone.register_forward_hook(self._see)
+    def _add_critic(self, run: Run, tokenizer: Any) -> None:
+        if self.task.value_model == "none":
+            width = self._causal().config.get_text_config().hidden_size
+            name, made = values.HEAD, values.value_head(self.task.value_head, width, run.seed + 1)
+        else:
+            name, made = values.MODEL, values.value_model(run, tokenizer)
+        setattr(self.model, name, made.to(self.args.device))
+        self._causal().base_model.register_forward_hook(self._see, with_kwargs=True)
 
-    def _see(self, module: nn.Module, inputs: Any, output: Any) -> None:
-        """Values at every position, while somebody listens: within the forward pass, so that DDP knows of the head."""
-        if self._hidden is not None:
-            head = getattr(self.accelerator.unwrap_model(self.model), VALUE)
-            self._hidden.append(head(output.last_hidden_state.float()).squeeze(-1))
+    def _see(self, module: nn.Module, args: Any, inputs: dict[str, Any], output: Any) -> None:
+        """Values, while somebody listens: within the forward pass, so that DDP knows of what gives them."""
+        if self._values is not None:
+            policy = self.accelerator.unwrap_model(self.model)
+            critic = getattr(policy, values.HEAD if self.task.value_model == "none" else values.MODEL)
+            self._values.append(values.values(critic, inputs, output.last_hidden_state, self._keep))
 
     def _causal(self) -> Any:
         """The language model, without adapters around it."""
@@ -125,9 +120,9 @@ class Ppo(InRun, GRPOTrainer):
         return model.get_base_model() if hasattr(model, "get_base_model") else model
 
     def policy_parameters(self) -> Iterator[tuple[str, nn.Parameter]]:
-        """Those that are trained, but for the value head's."""
+        """Those that are trained, but for the value head's or model's."""
         for name, parameter in self.accelerator.unwrap_model(self.model).named_parameters():
-            if parameter.requires_grad and not name.startswith(f"{VALUE}."):
+            if parameter.requires_grad and name.partition(".")[0] not in (values.HEAD, values.MODEL):
                 yield name, parameter
 
     @contextlib.contextmanager
@@ -142,23 +137,24 @@ class Ppo(InRun, GRPOTrainer):
             for name, p in self.policy_parameters():
                 p.data = now[name]
 
-    def log_probs(self, model: Any, ids: Tensor, mask: Tensor, keep: int, batch: int | None = None) -> Any:
-        """Log-probs and values (None without a head) of the last `keep` tokens, both (B, keep), and entropies if wanted."""
-        self._hidden = [] if self.task.algo == "ppo" else None
+    def log_probs(
+        self, model: Any, ids: Tensor, mask: Tensor, keep: int, batch: int | None = None, valued: bool = False
+    ) -> Any:
+        """Log-probs of the last `keep` tokens, their values if `valued` and there are any, else None, and entropies: (B, keep)."""
+        self._values, self._keep = [] if valued and self.task.algo == "ppo" else None, keep
         try:
             found = super()._get_per_token_logps_and_entropies(
                 model, ids, mask, keep, batch_size=batch, compute_entropy=True
             )
-            values = torch.cat(self._hidden)[:, -keep - 1 : -1] if self._hidden else None
+            return found[0], torch.cat(self._values) if self._values else None, found[1]
         finally:
-            self._hidden = None
-        return found[0], values, found[1]
+            self._values = None
 
     def _get_per_token_logps_and_entropies(
         self, model: Any, ids: Tensor, mask: Tensor, keep: int, **options: Any
     ) -> Any:
         """What TRL asks after sampling, where the policy takes several steps on the same texts; it is kept."""
-        self._sampled = self.log_probs(model, ids, mask, keep, options.get("batch_size"))
+        self._sampled = self.log_probs(model, ids, mask, keep, options.get("batch_size"), valued=True)
         return self._sampled[0], None, None
 
     # Sampling
@@ -211,7 +207,7 @@ class Ppo(InRun, GRPOTrainer):
         sampled = time.perf_counter()
         batch = self.args.per_device_train_batch_size
         with torch.no_grad():
-            logps, values, _ = self._sampled or self.log_probs(self.model, ids, attention, keep, batch)
+            logps, valued, _ = self._sampled or self.log_probs(self.model, ids, attention, keep, batch, valued=True)
             with self.as_base():
                 base, _, _ = self.log_probs(self.model, ids, attention, keep, batch)
         ratio = torch.where(mask, logps - base, 0.0)
@@ -224,11 +220,11 @@ class Ppo(InRun, GRPOTrainer):
             cost = self.coeff.value * ppo_math.divergence_cost(self.divergence, ratio, mask, task.level)
         if task.algo == "ppo":
             per_token = ppo_math.at_last_token(rewards, mask) - cost
-            advantages, returns = ppo_math.gae(per_token, values, mask, task.gamma, task.gae_lambda)
-            self._note("ppo/explained_variance", ppo_math.explained_variance(values, returns, mask))
+            advantages, returns = ppo_math.gae(per_token, valued, mask, task.gamma, task.gae_lambda)
+            self._note("ppo/explained_variance", ppo_math.explained_variance(valued, returns, mask))
             if task.whiten:
                 advantages = ppo_math.whiten(advantages, mask)
-            out |= {"advantages": advantages, "returns": returns, "old_values": values}
+            out |= {"advantages": advantages, "returns": returns, "old_values": valued}
         else:
             out["advantages"] = in_group(rewards - cost.sum(1), task.group, task.algo).unsqueeze(1).expand_as(ratio)
         out |= {"old_per_token_logps": logps, "base_logps": base, "valid": mask}
@@ -270,7 +266,7 @@ class Ppo(InRun, GRPOTrainer):
         task, mask = self.task, inputs["valid"]
         ids = torch.cat([inputs["prompt_ids"], inputs["completion_ids"]], 1)
         attention = torch.cat([inputs["prompt_mask"], inputs["completion_mask"]], 1)
-        logps, values, entropies = self.log_probs(model, ids, attention, mask.shape[1])
+        logps, valued, entropies = self.log_probs(model, ids, attention, mask.shape[1], valued=True)
         # Means over the minibatch's tokens, however it is cut into shares: each counts with its share of the tokens.
         world = self.accelerator.num_processes
         share = mask.sum() * world / inputs["tokens"]
@@ -282,8 +278,8 @@ class Ppo(InRun, GRPOTrainer):
         self._note("ppo/clipfrac", clipped.item())
         self._note("ppo/entropy", ppo_math.masked_mean(entropies, mask).item())
         loss = loss * share
-        if values is not None:
-            of_values, _ = ppo_math.value_loss(values, inputs["old_values"], inputs["returns"], mask, task.value_clip)
+        if valued is not None:
+            of_values, _ = ppo_math.value_loss(valued, inputs["old_values"], inputs["returns"], mask, task.value_clip)
             self._note("ppo/value_loss", of_values.item())
             loss = loss + task.vf_coeff * of_values * share
         if task.where == "loss" and self.coeff.value:
@@ -301,8 +297,8 @@ class Ppo(InRun, GRPOTrainer):
     def row(self, logged: dict[str, float]) -> dict[str, float]:
         """What is written of a round, and the end of it: the coefficient adapts."""
         means = {}
-        for key, values in self._noted.items():
-            known = [v for v in values if not math.isnan(v)]
+        for key, noted in self._noted.items():
+            known = [v for v in noted if not math.isnan(v)]
             means[key] = sum(known) / len(known) if known else math.nan
         self._noted = {}
         self.coeff.update(self._kl, self.task.rollouts)
@@ -347,13 +343,16 @@ def in_group(rewards: Tensor, group: int, algo: str) -> Tensor:
 
 
 def save(work: Ppo, directory: Path) -> None:
-    """The policy as an ordinary language model; its value head beside it in `value_head.safetensors`."""
+    """The policy as an ordinary language model; beside it its value head in `value_head.safetensors`, or its value model in
+    `value_model/`, a sequence classifier."""
     policy = copy.copy(work.accelerator.unwrap_model(work.model))
     policy._modules = dict(policy._modules)
-    head = policy._modules.pop(VALUE, None)
+    head, model = (policy._modules.pop(name, None) for name in (values.HEAD, values.MODEL))
     loading.save(policy, work.form.tokenizer, directory)
     if head is not None:
-        safetensors.torch.save_file(head.state_dict(), directory / "value_head.safetensors")
+        safetensors.torch.save_file(head.state_dict(), directory / f"{values.HEAD}.safetensors")
+    if model is not None:
+        loading.save(model, work.form.tokenizer, directory / values.MODEL)
 
 
 # Evaluation

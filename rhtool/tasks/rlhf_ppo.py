@@ -8,6 +8,7 @@ from typing import ClassVar
 from rhtool.data.base import Optimiser
 from rhtool.errors import ConfigError
 from rhtool.models import SAVED
+from rhtool.rewards.rm import Learned
 from rhtool.run import AUTO, Run
 from rhtool.schema import choice, incidental
 from rhtool.tasks.base import Task, check_ranges, require_lm
@@ -62,7 +63,10 @@ class RlhfPpo(Optimiser, Task):
     vf_coeff: float = 1.0
     """weight of the value loss"""
     value_head: str = choice("mlp", "linear")
-    """on the last hidden state: two layers with ReLU, the inner one twice as wide, or one layer"""
+    """on the policy's last hidden state: two layers with ReLU, the inner one twice as wide, or one layer"""
+    value_model: str = choice("none", "base", "reward")
+    """base, reward: values are those of a model of its own, with a linear head, that starts from the policy's base, or from the
+    reward model; none: of a head on the policy's hidden states"""
     whiten: bool = True
     """advantages of a round have mean 0 and variance 1 over its tokens"""
     score_scale: str = choice("none", "running", "norm", "ref")
@@ -115,6 +119,9 @@ class RlhfPpo(Optimiser, Task):
         if self.minibatch % (self.microbatch or self.minibatch):
             mend = "choose a divisor of task.minibatch"
             raise ConfigError(f"a minibatch of {self.minibatch} in parts of {self.microbatch}", "task.microbatch", mend)
+        if self.value_model == "reward" and not (isinstance(run.reward, Learned) and len(run.reward.paths()) == 1):
+            mend = "take task.value_model=base, or reward=rm"
+            raise ConfigError("the reward is not one learned model", "task.value_model=reward", mend)
         if self.algo != "ppo" and (self.group < 2 or self.rollouts % self.group):
             mend = "choose 2 or more, a divisor of task.rollouts"
             raise ConfigError(f"{self.rollouts} answers in groups of {self.group}", "task.group", mend)

@@ -12,9 +12,11 @@ from rhtool.divergences import KL, Chi2, NoDivergence, SqrtChi2
 from rhtool.errors import ConfigError, RhtoolError
 from rhtool.models import SAVED, Lora, Model
 from rhtool.rewards.python import Python
+from rhtool.rewards.rm import Rm
 from rhtool.run import Run
 from rhtool.tasks.rlhf_ppo import RlhfPpo
-from tests.lm.small import Words, interrupted
+from rhtool.tasks.rm_train import RmTrainTexts
+from tests.lm.small import Words, interrupted, small
 
 pytest.importorskip("trl")
 import pandas as pd
@@ -62,15 +64,93 @@ def same(one, other):
     assert all(torch.equal(weights[name], weights_2[name]) for name in weights)
 
 
-@pytest.mark.parametrize("model", [{}, {"lora": Lora(r=2)}, {"layers_unfrozen": 1}], ids=["full", "lora", "top"])
-def test_a_killed_run_ends_as_one_that_was_not(model, sft_run, tmp_path, monkeypatch):
+@pytest.mark.parametrize(
+    ("model", "value_model"),
+    [
+        ({}, "none"),
+        ({"lora": Lora(r=2)}, "none"),
+        ({"layers_unfrozen": 1}, "none"),
+        ({}, "base"),
+        ({"lora": Lora(r=2)}, "base"),
+    ],
+    ids=["full", "lora", "top", "value_model", "lora_value_model"],
+)
+def test_a_killed_run_ends_as_one_that_was_not(model, value_model, sft_run, tmp_path, monkeypatch):
     options = {"divergence": SqrtChi2(), "coeff": 0.1, "score_scale": "running", "target_kl": 1.0, "kl_horizon": 100.0}
+    options["value_model"] = value_model
     make(tmp_path / "whole", sft_run, model=model, **options).execute()
     with monkeypatch.context() as patch, pytest.raises(MemoryError):
         interrupted(patch, 1)
         make(tmp_path / "killed", sft_run, model=model, **options).execute()
     make(tmp_path / "killed", sft_run, model=model, **options).execute()
     same(tmp_path / "whole", tmp_path / "killed")
+
+
+@pytest.mark.parametrize("value_model", ["none", "base"])
+def test_only_a_value_model_keeps_the_value_loss_from_the_policy(value_model, sft_run, tmp_path):
+    """After a round of two gradient steps the policy is the same to the last bit, however much the value loss weighs."""
+    options = {"value_model": value_model, "iterations": 1, "epochs": 1, "grad_clip": None, "eval_every": 9}
+    for weight in (0.0, 5.0):
+        make(tmp_path / str(weight), sft_run, vf_coeff=weight, **options).execute()
+    one, other = (load_file(tmp_path / str(weight) / SAVED / "model.safetensors") for weight in (0.0, 5.0))
+    assert all(torch.equal(one[name], other[name]) for name in one) == (value_model == "base")
+
+
+def first_animals(prompts, answers, columns):
+    """A reward that the prompt alone decides: what there is to learn is its value."""
+    return [2.0 * (prompt[-1]["content"].split()[1] in "ant bee cat cow dog".split()) - 1 for prompt in prompts]
+
+
+def test_a_value_model_learns_and_is_saved_as_an_ordinary_classifier(sft_run, tmp_path):
+    from transformers import AutoModelForSequenceClassification
+
+    options = {"value_model": "base", "iterations": 12, "rollouts": 32, "lr": 2e-3, "eval_every": 99}
+    options |= {"function": "tests.lm.test_rlhf_ppo:first_animals"}
+    make(tmp_path / "run", sft_run, **options).execute()
+    rows = outcome(tmp_path / "run")[1]
+    loss, explained = rows["ppo/value_loss"], rows["ppo/explained_variance"]
+    assert loss[-3:].mean() < 0.3 * loss[:3].mean() and explained[-3:].mean() > 0.7
+    saved = tmp_path / "run" / SAVED / "value_model"
+    plain, info = AutoModelForSequenceClassification.from_pretrained(saved, output_loading_info=True)
+    assert plain.config.num_labels == 1 and not info["missing_keys"] and not info["unexpected_keys"]
+
+
+@pytest.fixture(scope="module")
+def reward_run(sft_run, tmp_path_factory):
+    """A reward model that starts from the policy's base, and so has its tokenizer."""
+    path = tmp_path_factory.mktemp("rm") / "run"
+    task = RmTrainTexts(passes=2, minibatch=16, lr=1e-3, max_length=48)
+    Run(task=task, model=Model(path=str(sft_run)), data=Words(), dir=str(path)).execute()
+    return path
+
+
+def test_a_value_model_may_start_as_the_reward_model(reward_run, sft_run, tmp_path):
+    """At the end of a text its value is the score, as long as it has not learnt."""
+    from rhtool.lm import loading, text
+
+    run = make(tmp_path / "run", sft_run, value_model="reward")
+    run.reward = Rm(model=str(reward_run))
+    run.check()
+    tokenizer = text.tokenizer_of(run.model)
+    model = loading.language_model(run.model, tokenizer, 0)
+    work = ppo.Ppo(run, run.task, model, tokenizer, Words().prompts("train"))
+    ids = tokenizer(["cat dog bee", "cow cow cow"], return_tensors="pt", padding=True)
+    ids, mask = ids["input_ids"], ids["attention_mask"]
+    more = torch.cat([ids, ids[:, -1:]], 1), torch.cat([mask, mask[:, -1:]], 1)
+    with torch.no_grad():
+        found = work.log_probs(work.model, *more, 1, valued=True)[1]
+        scored = loading.score_model(str(reward_run / SAVED))(ids, attention_mask=mask).logits
+    torch.testing.assert_close(found, scored)
+
+
+def test_a_value_model_reads_what_the_policy_reads(reward_run, sft_run, tmp_path):
+    run = make(tmp_path / "run", sft_run, value_model="reward")
+    with pytest.raises(ConfigError, match="not one learned model"):
+        run.check()
+    run.reward = Rm(model=str(reward_run))
+    run.model = small(vocabulary=310)  # learns a tokenizer of its own
+    with pytest.raises(ConfigError, match="reads other tokens"):
+        run.execute()
 
 
 @pytest.mark.parametrize("where", ["loss", "reward"])
