@@ -32,12 +32,11 @@ from trl import GRPOConfig, GRPOTrainer
 from rhtool.checkpoints import write_atomic
 from rhtool.data.base import Row
 from rhtool.divergences import Divergence
-from rhtool.errors import RhtoolError
 from rhtool.hacking import diagnostics
 from rhtool.lm import loading, ppo_math, values
 from rhtool.lm.generation import generate, stopped
 from rhtool.lm.text import Format
-from rhtool.lm.training import InRun, arguments, save_batch
+from rhtool.lm.training import InRun, arguments, check_scores
 from rhtool.run import Run
 
 
@@ -178,14 +177,7 @@ class Ppo(InRun, GRPOTrainer):
         finished = [bool(x) and x[-1] == self.form.tokenizer.eos_token_id for x in ids]
         scores = self.scores(rows, answers, finished)
         combined = self.proxy.combined(scores)
-        if not torch.isfinite(combined).all():
-            file = save_batch({"scores": scores, "row": torch.tensor([row["row"] for row in rows])}, self.run_.path)
-            first = rows[int((~torch.isfinite(combined)).nonzero()[0])]
-            raise RhtoolError(
-                f"the proxy reward of an answer is not finite; the prompt: {first['prompt'][-1]['content']!r}",
-                str(file),
-                "the scores and the rows' numbers are kept there; mend the reward",
-            )
+        check_scores(rows, answers, scores, combined, self.run_.path)
         return answers, torch.tensor(finished), scores, combined
 
     def _calculate_rewards(self, inputs: list[Row], prompts: Any, completions: Any, ids: list[list[int]]) -> Tensor:
@@ -197,6 +189,7 @@ class Ppo(InRun, GRPOTrainer):
         return self.accelerator.gather(combined.unsqueeze(1).to(self.accelerator.device))
 
     def _generate_and_score_completions(self, inputs: list[Row]) -> dict[str, Any]:
+        self.check_weights()
         started = time.perf_counter()
         self._sampled = None
         out = super()._generate_and_score_completions(inputs)
@@ -259,6 +252,9 @@ class Ppo(InRun, GRPOTrainer):
                     x["tokens"] = tokens
             inputs = self._buffered_inputs[self._step % self.args.steps_per_generation]
         return inputs
+
+    def prepared(self, inputs: Any) -> dict[str, Any]:
+        return self._buffered_inputs[(self._step - 1) % self.args.steps_per_generation]
 
     # Learning
 

@@ -17,8 +17,8 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from trl import RewardConfig, RewardTrainer
 
 from rhtool.data.base import TRAIN, VALIDATION, Fit, Message, Row
-from rhtool.lm.loading import reward_model
-from rhtool.lm.text import Format
+from rhtool.lm.loading import context, reward_model
+from rhtool.lm.text import Format, check_lengths
 from rhtool.lm.training import InRun, arguments
 from rhtool.run import Run
 
@@ -52,6 +52,8 @@ def trainer(
     """A trainer of the run's model on the run's preferences."""
     form = Format(tokenizer, fit.max_length)
     train, held_out = (tokens(run.data.preferences(split), form, margin) for split in (TRAIN, VALIDATION))
+    every_text = [ids for data in (train, held_out) for key in ("chosen_ids", "rejected_ids") for ids in data[key]]
+    check_lengths(form, every_text, context(run.model))
     model = reward_model(run.model, tokenizer, run.seed)
     options = {"max_length": None, "disable_dropout": not run.model.dropout}
     args = RewardConfig(**arguments(run, fit, microbatch, num_train_epochs=fit.passes, **options))

@@ -48,7 +48,7 @@ class Python(Reward):
             if found.ndim != 2 or len(found) != len(answers):
                 said = f"it returned numbers of shape {tuple(found.shape)} for {len(answers)} answers"
                 raise ConfigError(
-                    said, f"reward.function={self.function}", "return one number, or a list, for each answer"
+                    said, f"{self.option}.function={self.function}", "return one number, or a list, for each answer"
                 )
             return found
 
@@ -60,10 +60,14 @@ class Python(Reward):
     def _function(self) -> Any:
         module, _, name = self.function.partition(":")
         if not (module and name):
-            raise ConfigError(f"'{self.function}' names no function", "reward.function", "write module:function")
+            raise ConfigError(
+                f"'{self.function}' names no function", f"{self.option}.function", "write module:function"
+            )
         see_working_directory()
         try:
             return getattr(importlib.import_module(module), name)
         except (ImportError, AttributeError) as error:
             mend = "mend the name, or add the module's directory to PYTHONPATH"
-            raise ConfigError(f"{type(error).__name__}: {error}", f"reward.function={self.function}", mend) from error
+            raise ConfigError(
+                f"{type(error).__name__}: {error}", f"{self.option}.function={self.function}", mend
+            ) from error

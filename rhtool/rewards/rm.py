@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar
@@ -26,6 +27,8 @@ class Learned(Reward):
     """of the weights"""
     max_length: int = 776
     """tokens of a prompt with its answer; a longer prompt loses its beginning"""
+    template: str = ""
+    """how the models see conversations, as model.template; empty: their tokenizers' own chat templates"""
     batch: int = incidental(32)
     """texts of a forward pass"""
 
@@ -34,7 +37,7 @@ class Learned(Reward):
         raise TypeError(f"{type(self).__name__} does not implement paths")
 
     def check(self) -> None:
-        """Are the models there? What is on the hub is not asked."""
+        """Are the models there, with one score each? What is on the hub is not asked."""
         for path in self.paths():
             if not path:
                 mend = "give a run of task=rm_train, a directory or a hub name"
@@ -46,6 +49,8 @@ class Learned(Reward):
                     self._field(),
                     "make one: rhtool task=rm_train model=... data=..., and give its directory: outputs/rm_train/…/seed=0",
                 )
+            if (file := directory(path) / "config.json").is_file():
+                _check_score(file, self._field())
 
     def inputs(self) -> dict[str, str]:
         """The models that are directories."""
@@ -64,9 +69,12 @@ class Learned(Reward):
         scorers = []
         for path in self.paths():
             source = str(directory(path)) if directory(path).is_dir() else path
-            scorers.append(
-                Scorer(score_model(source, self.dtype).to(device), tokenizer_at(source), self.max_length, self.batch)
-            )
+            tokenizer = tokenizer_at(source, self.template, option=f"{self.option}.template")
+            model = score_model(source, self.dtype)
+            if len(tokenizer) > model.get_input_embeddings().num_embeddings:
+                mend = f"choose another {self.option}.template, or leave it empty"
+                raise RhtoolError("the template has tokens that the reward model does not know", source, mend)
+            scorers.append(Scorer(model.to(device), tokenizer, self.max_length, self.batch))
 
         def scores(rows: list[Row], answers: list[str], finished: list[bool]) -> Tensor:
             prompts = [row["prompt"] for row in rows]
@@ -75,7 +83,7 @@ class Learned(Reward):
         return scores
 
     def _field(self) -> str:
-        return "reward.model"
+        return f"{self.option}.model"
 
 
 @dataclass
@@ -125,7 +133,21 @@ class Ensemble(Learned):
         )
 
     def _field(self) -> str:
-        return "reward.models"
+        return f"{self.option}.models"
+
+
+def _check_score(file: Path, field: str) -> None:
+    """Raise `RhtoolError` unless this config.json is that of a sequence classifier with one label."""
+    config = json.loads(file.read_text())
+    kinds = ", ".join(config.get("architectures") or ["no classifier"])
+    labels = len(config.get("id2label") or ("LABEL_0", "LABEL_1"))  # two, where transformers writes none
+    if "SequenceClassification" not in kinds or labels != 1:
+        has = f"{labels} labels" if "SequenceClassification" in kinds else f"none: it is {kinds}"
+        raise RhtoolError(
+            f"a reward model has one score, and the one at {file.parent} has {has}",
+            field,
+            "give a model that task=rm_train made, or another sequence classifier with num_labels=1",
+        )
 
 
 def directory(path: str) -> Path:

@@ -110,6 +110,7 @@ class RlhfPpo(Optimiser, Task):
         check_ranges(self)
         run.model.check()
         run.data.check()
+        run.data.true_by.check()
         run.reward.check()
         if run.coeff == AUTO:
             raise ConfigError("it is not known of texts before the first round", "coeff=auto", "give a number")
@@ -128,7 +129,7 @@ class RlhfPpo(Optimiser, Task):
 
     def inputs(self, run: Run) -> dict[str, str]:
         """The model it starts from, the reward's models, the files of the data."""
-        return run.model.inputs() | run.data.inputs() | run.reward.inputs()
+        return run.model.inputs() | run.data.inputs() | run.data.true_by.inputs() | run.reward.inputs()
 
     def run(self, run: Run) -> dict[str, float]:
         """Train, evaluate, save."""
@@ -139,9 +140,11 @@ class RlhfPpo(Optimiser, Task):
         from rhtool.lm import loading, ppo, text
 
         tokenizer = text.tokenizer_of(run.model, text.corpus(run.data))
+        rows, held_out = run.data.prompts(TRAIN), run.data.prompts(VALIDATION)[: self.eval_prompts]
+        form = text.Format(tokenizer, self.max_prompt + self.max_new_tokens)
+        text.check_prompts(form, rows + held_out, loading.context(run.model), self.max_prompt, self.max_new_tokens)
         model = loading.language_model(run.model, tokenizer, run.seed)
-        work = ppo.Ppo(run, self, model, tokenizer, run.data.prompts(TRAIN))
-        held_out = run.data.prompts(VALIDATION)[: self.eval_prompts]
+        work = ppo.Ppo(run, self, model, tokenizer, rows)
         work.attach(run, ppo.NAMES, lambda step: ppo.validation(work, held_out, step), self.eval_every)
         base = ppo.evaluate_base(work, held_out)
         work.fit(self.iterations, work.steps_of_round(self))

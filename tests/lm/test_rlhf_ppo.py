@@ -5,6 +5,7 @@ from __future__ import annotations
 import inspect
 import json
 import math
+import shutil
 
 import pytest
 
@@ -15,8 +16,7 @@ from rhtool.rewards.python import Python
 from rhtool.rewards.rm import Rm
 from rhtool.run import Run
 from rhtool.tasks.rlhf_ppo import RlhfPpo
-from rhtool.tasks.rm_train import RmTrainTexts
-from tests.lm.small import Words, interrupted, small
+from tests.lm.small import Words, interrupted
 
 pytest.importorskip("trl")
 import pandas as pd
@@ -98,7 +98,7 @@ def test_only_a_value_model_keeps_the_value_loss_from_the_policy(value_model, sf
 
 def first_animals(prompts, answers, columns):
     """A reward that the prompt alone decides: what there is to learn is its value."""
-    return [2.0 * (prompt[-1]["content"].split()[1] in "ant bee cat cow dog".split()) - 1 for prompt in prompts]
+    return [2.0 * (prompt[-1]["content"].split()[1] in ["ant", "bee", "cat", "cow", "dog"]) - 1 for prompt in prompts]
 
 
 def test_a_value_model_learns_and_is_saved_as_an_ordinary_classifier(sft_run, tmp_path):
@@ -113,15 +113,6 @@ def test_a_value_model_learns_and_is_saved_as_an_ordinary_classifier(sft_run, tm
     saved = tmp_path / "run" / SAVED / "value_model"
     plain, info = AutoModelForSequenceClassification.from_pretrained(saved, output_loading_info=True)
     assert plain.config.num_labels == 1 and not info["missing_keys"] and not info["unexpected_keys"]
-
-
-@pytest.fixture(scope="module")
-def reward_run(sft_run, tmp_path_factory):
-    """A reward model that starts from the policy's base, and so has its tokenizer."""
-    path = tmp_path_factory.mktemp("rm") / "run"
-    task = RmTrainTexts(passes=2, minibatch=16, lr=1e-3, max_length=48)
-    Run(task=task, model=Model(path=str(sft_run)), data=Words(), dir=str(path)).execute()
-    return path
 
 
 def test_a_value_model_may_start_as_the_reward_model(reward_run, sft_run, tmp_path):
@@ -144,11 +135,16 @@ def test_a_value_model_may_start_as_the_reward_model(reward_run, sft_run, tmp_pa
 
 
 def test_a_value_model_reads_what_the_policy_reads(reward_run, sft_run, tmp_path):
+    from transformers import AutoTokenizer
+
     run = make(tmp_path / "run", sft_run, value_model="reward")
     with pytest.raises(ConfigError, match="not one learned model"):
         run.check()
-    run.reward = Rm(model=str(reward_run))
-    run.model = small(vocabulary=310)  # learns a tokenizer of its own
+    shutil.copytree(reward_run / SAVED, tmp_path / "other")
+    tokenizer = AutoTokenizer.from_pretrained(tmp_path / "other")
+    tokenizer.add_tokens(["moo"])
+    tokenizer.save_pretrained(tmp_path / "other")
+    run.reward = Rm(model=str(tmp_path / "other"))
     with pytest.raises(ConfigError, match="reads other tokens"):
         run.execute()
 
@@ -258,8 +254,20 @@ def nothing(prompts, answers, columns):
 def test_a_reward_that_is_not_finite_ends_the_run_and_keeps_the_scores(sft_run, tmp_path):
     with pytest.raises(RhtoolError, match="not finite"):
         make(tmp_path / "run", sft_run, function="tests.lm.test_rlhf_ppo:nothing").execute()
+    kept = [json.loads(line) for line in (tmp_path / "run" / "bad_scores.jsonl").read_text().splitlines()]
+    assert len(kept) == 16 and all(math.isnan(line["proxy"]) and line["prompt"] for line in kept)
+
+
+def test_a_loss_that_is_not_finite_ends_the_run_and_keeps_the_batch(sft_run, tmp_path):
+    with pytest.raises(RhtoolError, match="the loss of step 2 is nan"):
+        make(tmp_path / "run", sft_run, lr=1e30, grad_clip=None).execute()
     kept = load_file(tmp_path / "run" / "bad_batch.safetensors")
-    assert kept["scores"].isnan().all() and len(kept["row"]) == 16
+    assert kept["completion_ids"].shape == kept["advantages"].shape and len(kept["completion_ids"]) == 8
+
+
+def test_weights_that_are_not_finite_end_the_run_before_anything_is_sampled_from_them(sft_run, tmp_path):
+    with pytest.raises(RhtoolError, match=r"after step 1 .* weights are not finite"):
+        make(tmp_path / "run", sft_run, lr=1e39, grad_clip=None, epochs=1, rollouts=8).execute()
 
 
 @pytest.mark.parametrize(
