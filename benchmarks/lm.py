@@ -6,9 +6,10 @@
 `task=rlhf_ppo` as GRPO (no value head) and as PPO (a head, or a value model of its own), with and without a divergence in the loss,
 against GRPOTrainer with groups of two and, in the place of the divergence, its own KL term; both take rewards from one reward
 model. `task=rm_train` against RewardTrainer. All of them take turns, `repeats` times, since no machine is quiet; shown are medians: the
-rates (answer tokens in sampling, and times the epochs in learning; of reward models all tokens), where a round's time goes,
-and the ratio to TRL in the same turn. The first round of each turn is not counted. Memory is the process's peak while it trains, or what
-was allocated on the GPU. Runs of a second model on a GPU: the same command there.
+rates (answer tokens in sampling, and times the epochs in learning; of reward models all tokens) with the ratio to TRL's in the same
+turn, the peak of the process's memory in training, or of what was allocated on the GPU, and where a round's time goes. The first round
+of each turn is not counted. On one thread of a CPU seconds are those of the process, which others on the machine do not take away; else
+the clock's.
 """
 
 import os
@@ -44,6 +45,7 @@ OURS = {
     "no head, divergence": {"algo": "grpo", "coeff": 0.1},
     "value head": {"algo": "ppo"},
     "value head, divergence": {"algo": "ppo", "coeff": 0.1},
+    "value model, divergence": {"algo": "ppo", "coeff": 0.1, "value_model": "base"},
 }
 
 

@@ -44,10 +44,15 @@ def tokenizer_of(model: Model, texts: Iterable[str] | None = None) -> PreTrained
 
 
 def tokenizer_at(
-    source: str, chat_template: str = "", revision: str | None = None, option: str = "model.template"
+    source: str,
+    chat_template: str = "",
+    revision: str | None = None,
+    option: str = "model.template",
+    new_tokens: bool = True,
 ) -> PreTrainedTokenizerBase:
     """The tokenizer of a directory or of a model on the hub, likewise; `chat_template`, which is that of the user's `option`,
-    takes the place of its own."""
+    takes the place of its own, and unless `new_tokens` is false brings its special tokens: a model that is not trained any more
+    knows none but its own."""
     try:
         tokenizer = AutoTokenizer.from_pretrained(source, revision=revision)
     except (OSError, ValueError) as error:
@@ -55,7 +60,7 @@ def tokenizer_at(
         raise RhtoolError(f"the tokenizer cannot be loaded: {_first_line(error)}", source, mend) from error
     if chat_template:
         tokenizer.chat_template = template(chat_template, option)
-        missing = [t for t in (PROMPTER, ASSISTANT, SYSTEM) if t in tokenizer.chat_template]
+        missing = [t for t in (PROMPTER, ASSISTANT, SYSTEM) if new_tokens and t in tokenizer.chat_template]
         tokenizer.add_special_tokens({"extra_special_tokens": missing}, replace_extra_special_tokens=False)
     if not tokenizer.chat_template:
         mend = f"choose one: {option}=oasst (rhtool/lm/templates), or give a path of your own"

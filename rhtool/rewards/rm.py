@@ -69,11 +69,8 @@ class Learned(Reward):
         scorers = []
         for path in self.paths():
             source = str(directory(path)) if directory(path).is_dir() else path
-            tokenizer = tokenizer_at(source, self.template, option=f"{self.option}.template")
+            tokenizer = tokenizer_at(source, self.template, option=f"{self.option}.template", new_tokens=False)
             model = score_model(source, self.dtype)
-            if len(tokenizer) > model.get_input_embeddings().num_embeddings:
-                mend = f"choose another {self.option}.template, or leave it empty"
-                raise RhtoolError("the template has tokens that the reward model does not know", source, mend)
             scorers.append(Scorer(model.to(device), tokenizer, self.max_length, self.batch))
 
         def scores(rows: list[Row], answers: list[str], finished: list[bool]) -> Tensor:
