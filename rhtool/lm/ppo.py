@@ -127,14 +127,14 @@ class Ppo(InRun, GRPOTrainer):
     @contextlib.contextmanager
     def as_base(self) -> Iterator[None]:
         """With the base policy's weights in the place of the policy's."""
-        now = {name: p.data for name, p in self.policy_parameters()}
+        parameters = [(name, p, p.data) for name, p in self.policy_parameters()]
         try:
-            for name, p in self.policy_parameters():
+            for name, p, _ in parameters:
                 p.data = self.base[name]
             yield
         finally:
-            for name, p in self.policy_parameters():
-                p.data = now[name]
+            for _, p, data in parameters:
+                p.data = data
 
     def log_probs(
         self, model: Any, ids: Tensor, mask: Tensor, keep: int, batch: int | None = None, valued: bool = False

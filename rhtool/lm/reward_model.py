@@ -112,13 +112,14 @@ class Scorer:
 
     def __call__(self, prompts: list[list[Message]], answers: list[str], finished: list[bool] | None = None) -> Tensor:
         """Scores (B,) float32 on the CPU. An answer that is not `finished` has no end token."""
-        rows = []
+        before, after = [self.form.prompt(prompt) for prompt in prompts], []
         for i, (prompt, answer) in enumerate(zip(prompts, answers, strict=True)):
-            text = self.form.answer(prompt, answer)
+            text = self.form.answer(prompt, answer, before[i])
             if finished is not None and not finished[i]:
                 text = text.removesuffix(self.tokenizer.eos_token)
-            rows.append([*chain(*self.form.fit(self.form.ids(self.form.prompt(prompt)), self.form.ids(text)))])
-        return self.of_ids(rows)
+            after.append(text)
+        pairs = zip(self.form.all_ids(before), self.form.all_ids(after), strict=True)
+        return self.of_ids([[*chain(*self.form.fit(*pair))] for pair in pairs])
 
     @torch.no_grad()
     def of_ids(self, rows: list[list[int]]) -> Tensor:

@@ -125,13 +125,14 @@ class Format:
         """The text after which the assistant begins to speak."""
         return self.tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
 
-    def answer(self, messages: list[Message], answer: str) -> str:
-        """What the text goes on with when the assistant says `answer`, to the end token that ends its turn.
+    def answer(self, messages: list[Message], answer: str, prompt: str | None = None) -> str:
+        """What the text goes on with when the assistant says `answer`, to the end token that ends its turn. `prompt`: that of
+        `messages`, if it is known.
 
         Raises `RhtoolError` for a template of which a conversation is not the beginning of what it grows into: there
         what is scored would not be what was sampled.
         """
-        prompt = self.prompt(messages)
+        prompt = self.prompt(messages) if prompt is None else prompt
         whole = self.tokenizer.apply_chat_template(
             [*messages, {"role": "assistant", "content": answer}], tokenize=False, add_generation_prompt=False
         )
@@ -157,6 +158,10 @@ class Format:
         prompt = prompt[-room:]
         return prompt, answer[: self.max_length - len(prompt)]
 
+    def all_ids(self, texts: list[str]) -> list[list[int]]:
+        """`ids` of several texts, at once."""
+        return self.tokenizer(texts, add_special_tokens=False)["input_ids"] if texts else []
+
     def ids(self, text: str) -> list[int]:
         """Tokens of a text that has its special tokens already."""
         return self.tokenizer(text, add_special_tokens=False)["input_ids"]
@@ -169,7 +174,7 @@ def check_prompts(form: Format, rows: list[Row], context: int | None, max_prompt
     if room < 1:
         said = f"answers of {max_new_tokens} tokens leave no room for a prompt in the model's context of {context}"
         raise ConfigError(said, "task.max_new_tokens", f"choose {max(1, context // 2)} or less")
-    lengths = [len(form.ids(form.prompt(row["prompt"]))) for row in rows]
+    lengths = [len(ids) for ids in form.all_ids([form.prompt(row["prompt"]) for row in rows])]
     longest = max(range(len(rows)), key=lengths.__getitem__)
     if min(lengths[longest], max_prompt) > room:
         said = f"{lengths[longest]} tokens of a prompt ({rows[longest]['prompt'][-1]['content'][:60]!r}) and {max_new_tokens} of "
