@@ -219,13 +219,13 @@ def show(name, turns, against=None):
     """A line: rates with their ratios to TRL's of the same turns, shares of a round, memory."""
     said = []
     for key in turns[0]["rates"]:
-        line = f"{key} {median(turns, 'rates', key):8,.0f} tokens/s"
+        line = f"{key} {median(turns, 'rates', key):6,.0f}"
         if against:
             ratios = [a["rates"][key] / b["rates"][key] for a, b in zip(turns, against, strict=True)]
             line += f" ({statistics.median(ratios):.2f}x)"
-        said.append(f"{line:32s}")
-    shares = "  ".join(f"{part} {100 * median(turns, 'parts', part):.0f} %" for part in turns[0]["parts"])
-    print(f"  {name:24s} {'  '.join(said)} {median(turns, 'peak'):7,.0f} MiB  {shares}", flush=True)
+        said.append(f"{line:{len(key) + 15}s}")
+    shares = ", ".join(f"{part} {100 * median(turns, 'parts', part):.0f} %" for part in turns[0]["parts"])
+    print(f"  {name:23s} {'  '.join(said)} {median(turns, 'peak'):6,.0f} MiB  {shares}".rstrip(), flush=True)
 
 
 def main():
@@ -245,7 +245,7 @@ def main():
         task, weights = run.task, sum(p.numel() for p in loading.language_model(run.model, tokenizer, 0).parameters())
         print(f"{weights / 1e6:.2f} M weights, {torch.get_num_threads()} threads, GPU: {torch.cuda.is_available()}")
         print(
-            f"{task.rollouts} answers of up to {task.max_new_tokens} tokens a round, {task.epochs} epochs in {task.minibatch}s"
+            f"{task.rollouts} answers of up to {task.max_new_tokens} tokens a round, {task.epochs} epochs in {task.minibatch}s; tokens/s"
         )
         theirs = ["TRL", "TRL, divergence"]
         found = take_turns([*theirs, *OURS], lambda name: policy_turn(run, tokenizer, name), repeats)
@@ -253,7 +253,7 @@ def main():
             show(name, found[name])
         for name in OURS:
             show(name, found[name], found[theirs["divergence" in name]])
-        print("reward models")
+        print("reward models, tokens/s")
         fit = dataclasses.replace(run.data.rm, minibatch=32, passes=2)
         found = take_turns(["TRL", "ours"], lambda name: reward_turn(run, fit, tokenizer, name), repeats)
         show("TRL", found["TRL"])
