@@ -30,16 +30,26 @@ class Judges:
         dtype: of the weights.
         max_length: tokens of a prompt and its answer.
         batch: texts of a forward pass.
+        template: how they see conversations, as `model.template`; empty: their tokenizers' own.
+        option: the user's name of the template.
     """
 
-    def __init__(self, models: Sequence[Trained], dtype: str = "float32", max_length: int = 776, batch: int = 32):
+    def __init__(
+        self,
+        models: Sequence[Trained],
+        dtype: str = "float32",
+        max_length: int = 776,
+        batch: int = 32,
+        template: str = "",
+        option: str = "reward.template",
+    ):
         self.count = len(models)
         self.groups: list[tuple[list[int], Scorer]] = []
         """judges that share a model, and what scores with it"""
         device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
         for members in together(models):
             one = models[members[0]]
-            tokenizer = tokenizer_at(one.tokenizer)
+            tokenizer = tokenizer_at(one.tokenizer, template, option=option, new_tokens=False)
             if len(members) == 1 and one.whole:
                 model = score_model(one.source, dtype)
             else:

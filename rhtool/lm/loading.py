@@ -48,6 +48,14 @@ def score_model(source: str, dtype: str = "float32") -> PreTrainedModel:
     return made
 
 
+def context(model: Model) -> int | None:
+    """Tokens that the model can look at; None where its configuration does not say."""
+    if isinstance(model, Tiny) and not model.path:
+        return model.context
+    config = loaded(AutoConfig, model.source(), revision=model.revision).get_text_config()
+    return getattr(config, "max_position_embeddings", None)
+
+
 def _made(auto: Any, model: Model, tokenizer: PreTrainedTokenizerBase, seed: int, **options: Any) -> PreTrainedModel:
     with torch.random.fork_rng(devices=[]):
         torch.default_generator.manual_seed(seed)

@@ -12,6 +12,7 @@ import torch
 from rhtool.data.base import Row
 from rhtool.lm.generation import generate, tokens
 from rhtool.lm.text import Format
+from rhtool.lm.training import check_scores
 from rhtool.run import Run
 
 
@@ -45,10 +46,12 @@ class Pool:
             ids += part
         answers = self.form.tokenizer.batch_decode(ids, skip_special_tokens=True)
         finished = [x[-1:] == [self.form.tokenizer.eos_token_id] for x in ids]
+        scores = self._scores(self.rows, answers, finished)
+        proxy = self.run.reward.combined(scores).double().numpy()
+        check_scores(self.rows, answers, scores, torch.from_numpy(proxy), self.run.path)
         self.answers.append(answers)
         self.finished.append(finished)
-        self.scores.append(self._scores(self.rows, answers, finished).numpy().astype(np.float32))
-        proxy = self.proxy[-1]
+        self.scores.append(scores.numpy().astype(np.float32))
         row = {"mean/proxy": float(proxy.mean()), "text/length": float(np.mean([len(x) for x in ids]))}
         row["text/finished"] = float(np.mean(finished))
         if self._true:

@@ -32,16 +32,12 @@ from trl import GRPOConfig, GRPOTrainer
 from rhtool.checkpoints import write_atomic
 from rhtool.data.base import Row
 from rhtool.divergences import Divergence
-from rhtool.errors import RhtoolError
 from rhtool.hacking import diagnostics
-from rhtool.lm import loading, parallel, ppo_math
+from rhtool.lm import loading, parallel, ppo_math, values
 from rhtool.lm.generation import generate, tokens
 from rhtool.lm.text import Format
-from rhtool.lm.training import InRun, arguments, save_batch
+from rhtool.lm.training import InRun, arguments, check_scores
 from rhtool.run import Run
-
-VALUE = "value_head"
-"""name of the value head among the policy's modules"""
 
 
 class Ppo(InRun, GRPOTrainer):
@@ -59,7 +55,7 @@ class Ppo(InRun, GRPOTrainer):
         self.scores = run.reward.load()
         self.proxy = run.reward
         self.true = run.data.true_reward()
-        self._hidden: list[Tensor] | None = None
+        self._values: list[Tensor] | None = None
         self._sampled: Any = None
         self._noted: dict[str, list[float]] = {}
 
@@ -93,7 +89,7 @@ class Ppo(InRun, GRPOTrainer):
         )
         self.model.to(self.args.device)  # DeepSpeed would, when training begins
         if task.algo == "ppo":
-            self._add_value_head(run.seed)
+            self._add_critic(run, tokenizer)
         self.base = {n: p.detach().clone() for n, p in self.policy_parameters()}
 
     @staticmethod
@@ -101,26 +97,23 @@ class Ppo(InRun, GRPOTrainer):
         """Gradient steps of one round."""
         return task.rollouts // task.minibatch * task.epochs
 
-    # The value head
+    # Values
 
-    def _add_value_head(self, seed: int) -> None:
-        backbone = self._causal().base_model
-        width = self._causal().config.get_text_config().hidden_size
-        with torch.random.fork_rng(devices=[]):
-            torch.default_generator.manual_seed(seed + 1)
-            layers = [nn.Linear(width, 1)]
-            if self.task.value_head == "mlp":
-                layers = [nn.Linear(width, 2 * width), nn.ReLU(), nn.Linear(2 * width, 1)]
-            head = nn.Sequential(*layers)
-        setattr(self.model, VALUE, head.to(self.args.device))
-        backbone.register_forward_hook(self._see)
+    def _add_critic(self, run: Run, tokenizer: Any) -> None:
+        if self.task.value_model == "none":
+            width = self._causal().config.get_text_config().hidden_size
+            name, made = values.HEAD, values.value_head(self.task.value_head, width, run.seed + 1)
+        else:
+            name, made = values.MODEL, values.value_model(run, tokenizer)
+        setattr(self.model, name, made.to(self.args.device))
+        self._causal().base_model.register_forward_hook(self._see, with_kwargs=True)
 
-    def _see(self, module: nn.Module, inputs: Any, output: Any) -> None:
-        """Values at every position, while somebody listens: within the forward pass, so that DDP knows of the head."""
-        if self._hidden is not None:
-            head = getattr(self.accelerator.unwrap_model(self.model), VALUE)
-            hidden = output.last_hidden_state.to(next(head.parameters()).dtype)
-            self._hidden.append(head(hidden).float().squeeze(-1))
+    def _see(self, module: nn.Module, args: Any, inputs: dict[str, Any], output: Any) -> None:
+        """Values, while somebody listens: within the forward pass, so that DDP knows of what gives them."""
+        if self._values is not None:
+            policy = self.accelerator.unwrap_model(self.model)
+            critic = getattr(policy, values.HEAD if self.task.value_model == "none" else values.MODEL)
+            self._values.append(values.values(critic, inputs, output.last_hidden_state, self._keep))
 
     def _causal(self) -> Any:
         """The language model, without adapters around it."""
@@ -128,40 +121,41 @@ class Ppo(InRun, GRPOTrainer):
         return model.get_base_model() if hasattr(model, "get_base_model") else model
 
     def policy_parameters(self) -> Iterator[tuple[str, nn.Parameter]]:
-        """Those that are trained, but for the value head's."""
+        """Those that are trained, but for the value head's or model's."""
         for name, parameter in self.accelerator.unwrap_model(self.model).named_parameters():
-            if parameter.requires_grad and not name.startswith(f"{VALUE}."):
+            if parameter.requires_grad and name.partition(".")[0] not in (values.HEAD, values.MODEL):
                 yield name, parameter
 
     @contextlib.contextmanager
     def as_base(self) -> Iterator[None]:
         """With the base policy's weights in the place of the policy's, which must be `parallel.whole`."""
-        now = {name: p.data for name, p in self.policy_parameters()}
+        parameters = [(name, p, p.data) for name, p in self.policy_parameters()]
         try:
-            for name, p in self.policy_parameters():
+            for name, p, _ in parameters:
                 p.data = self.base[name].to(p.dtype)
             yield
         finally:
-            for name, p in self.policy_parameters():
-                p.data = now[name]
+            for _, p, data in parameters:
+                p.data = data
 
-    def log_probs(self, model: Any, ids: Tensor, mask: Tensor, keep: int, batch: int | None = None) -> Any:
-        """Log-probs and values (None without a head) of the last `keep` tokens, both (B, keep), and entropies if wanted."""
-        self._hidden = [] if self.task.algo == "ppo" else None
+    def log_probs(
+        self, model: Any, ids: Tensor, mask: Tensor, keep: int, batch: int | None = None, valued: bool = False
+    ) -> Any:
+        """Log-probs of the last `keep` tokens, their values if `valued` and there are any, else None, and entropies: (B, keep)."""
+        self._values, self._keep = [] if valued and self.task.algo == "ppo" else None, keep
         try:
             found = super()._get_per_token_logps_and_entropies(
                 model, ids, mask, keep, batch_size=batch, compute_entropy=True
             )
-            values = torch.cat(self._hidden)[:, -keep - 1 : -1] if self._hidden else None
+            return found[0], torch.cat(self._values) if self._values else None, found[1]
         finally:
-            self._hidden = None
-        return found[0], values, found[1]
+            self._values = None
 
     def _get_per_token_logps_and_entropies(
         self, model: Any, ids: Tensor, mask: Tensor, keep: int, **options: Any
     ) -> Any:
         """What TRL asks after sampling, where the policy takes several steps on the same texts; it is kept."""
-        self._sampled = self.log_probs(model, ids, mask, keep, options.get("batch_size"))
+        self._sampled = self.log_probs(model, ids, mask, keep, options.get("batch_size"), valued=True)
         return self._sampled[0], None, None
 
     # Sampling
@@ -186,14 +180,7 @@ class Ppo(InRun, GRPOTrainer):
         finished = [bool(x) and x[-1] == self.form.tokenizer.eos_token_id for x in ids]
         scores = self.scores(rows, answers, finished)
         combined = self.proxy.combined(scores)
-        if not torch.isfinite(combined).all():
-            file = save_batch({"scores": scores, "row": torch.tensor([row["row"] for row in rows])}, self.run_.path)
-            first = rows[int((~torch.isfinite(combined)).nonzero()[0])]
-            raise RhtoolError(
-                f"the proxy reward of an answer is not finite; the prompt: {first['prompt'][-1]['content']!r}",
-                str(file),
-                "the scores and the rows' numbers are kept there; mend the reward",
-            )
+        check_scores(rows, answers, scores, combined, self.run_.path)
         return answers, torch.tensor(finished), scores, combined
 
     def _calculate_rewards(self, inputs: list[Row], prompts: Any, completions: Any, ids: list[list[int]]) -> Tensor:
@@ -205,10 +192,11 @@ class Ppo(InRun, GRPOTrainer):
         return self.accelerator.gather(combined.unsqueeze(1).to(self.accelerator.device))
 
     def _generate_and_score_completions(self, inputs: list[Row]) -> dict[str, Any]:
+        self.check_weights()
         out, found = self.texts(inputs)
         device, task = out["completion_ids"].device, self.task
         mask, logps, base = out["completion_mask"].bool(), out.pop("logps"), out.pop("base")
-        values = out.pop("values", None)
+        valued = out.pop("values", None)
         ratio = torch.where(mask, logps - base, 0.0)
         finished = found["finished"].to(device)
         rewards = self.shaping(found["proxy"].to(device), finished)
@@ -217,11 +205,11 @@ class Ppo(InRun, GRPOTrainer):
             cost = self.coeff.value * ppo_math.divergence_cost(self.divergence, ratio, mask, task.level)
         if task.algo == "ppo":
             per_token = ppo_math.at_last_token(rewards, mask) - cost
-            advantages, returns = ppo_math.gae(per_token, values, mask, task.gamma, task.gae_lambda)
-            self._note("ppo/explained_variance", ppo_math.explained_variance(values, returns, mask))
+            advantages, returns = ppo_math.gae(per_token, valued, mask, task.gamma, task.gae_lambda)
+            self._note("ppo/explained_variance", ppo_math.explained_variance(valued, returns, mask))
             if task.whiten:
                 advantages = ppo_math.whiten(advantages, mask)
-            out |= {"advantages": advantages, "returns": returns, "old_values": values}
+            out |= {"advantages": advantages, "returns": returns, "old_values": valued}
         else:
             out["advantages"] = in_group(rewards - cost.sum(1), task.group, task.algo).unsqueeze(1).expand_as(ratio)
         out |= {"old_per_token_logps": logps, "base_logps": base, "valid": mask}
@@ -252,13 +240,13 @@ class Ppo(InRun, GRPOTrainer):
             ids = torch.cat([out["prompt_ids"], out["completion_ids"]], 1)
             attention = torch.cat([out["prompt_mask"], out["completion_mask"]], 1)
             self._note("time/sample_s", time.perf_counter() - started)
-            logps, values, _ = self._sampled or self.log_probs(self.model, ids, attention, keep, batch)
+            logps, valued, _ = self._sampled or self.log_probs(self.model, ids, attention, keep, batch, valued=True)
             with self.as_base():
                 base, _, _ = self.log_probs(self.model, ids, attention, keep, batch)
         n, pad = self.task.rollouts, self.form.tokenizer.pad_token_id
         keys = ("prompt_ids", "prompt_mask", "completion_ids", "completion_mask")
         padded = {key: out[key] for key in keys} | {"logps": logps, "base": base}
-        padded |= {} if values is None else {"values": values}
+        padded |= {} if valued is None else {"values": valued}
         return {
             key: parallel.gathered(parallel.widest(x, key.startswith("prompt"), pad if key.endswith("ids") else 0), n)
             for key, x in padded.items()
@@ -280,13 +268,16 @@ class Ppo(InRun, GRPOTrainer):
                     self._buffered_inputs.append({key: x[part] for key, x in made.items()} | {"tokens": tokens})
         return self._buffered_inputs[self._step % args.steps_per_generation]
 
+    def prepared(self, inputs: Any) -> dict[str, Any]:
+        return self._buffered_inputs[(self._step - 1) % self.args.steps_per_generation]
+
     # Learning
 
     def _compute_loss(self, model: Any, inputs: dict[str, Any]) -> Tensor:
         task, mask = self.task, inputs["valid"]
         ids = torch.cat([inputs["prompt_ids"], inputs["completion_ids"]], 1)
         attention = torch.cat([inputs["prompt_mask"], inputs["completion_mask"]], 1)
-        logps, values, entropies = self.log_probs(model, ids, attention, mask.shape[1])
+        logps, valued, entropies = self.log_probs(model, ids, attention, mask.shape[1], valued=True)
         # Means over the minibatch's tokens, however it is cut into shares: each counts with its share of the tokens.
         share = mask.sum() * parallel.ranks() / inputs["tokens"]
         count = float(mask.sum())
@@ -298,8 +289,8 @@ class Ppo(InRun, GRPOTrainer):
         self._note("ppo/clipfrac", clipped.item(), count)
         self._note("ppo/entropy", ppo_math.masked_mean(entropies, mask).item(), count)
         loss = loss * share
-        if values is not None:
-            of_values, _ = ppo_math.value_loss(values, inputs["old_values"], inputs["returns"], mask, task.value_clip)
+        if valued is not None:
+            of_values, _ = ppo_math.value_loss(valued, inputs["old_values"], inputs["returns"], mask, task.value_clip)
             self._note("ppo/value_loss", of_values.item(), count)
             loss = loss + task.vf_coeff * of_values * share
         if task.where == "loss" and self.coeff.value:
@@ -366,18 +357,20 @@ def in_group(rewards: Tensor, group: int, algo: str) -> Tensor:
 
 
 def save(work: Ppo, directory: Path) -> None:
-    """The policy as an ordinary language model; its value head in `value_head/` in the folder, out of the way of programs that
-    load every safetensors file beside config.json."""
+    """The policy as an ordinary language model; in its folder its value head in `value_head/`, or its value model in
+    `value_model/`, a sequence classifier, out of the way of programs that load every safetensors file beside config.json."""
     with parallel.exported(work) as first:
         if not first:
             return
         policy = copy.copy(work.accelerator.unwrap_model(work.model))
         policy._modules = dict(policy._modules)
-        head = policy._modules.pop(VALUE, None)
+        head, model = (policy._modules.pop(name, None) for name in (values.HEAD, values.MODEL))
         loading.save(policy, work.form.tokenizer, directory)
         if head is not None:
-            (directory / VALUE).mkdir(exist_ok=True)
-            safetensors.torch.save_file(head.state_dict(), directory / VALUE / "model.safetensors")
+            (directory / values.HEAD).mkdir(exist_ok=True)
+            safetensors.torch.save_file(head.state_dict(), directory / values.HEAD / "model.safetensors")
+        if model is not None:
+            loading.save(model, work.form.tokenizer, directory / values.MODEL)
 
 
 # Evaluation

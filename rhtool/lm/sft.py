@@ -12,8 +12,8 @@ from trl import SFTConfig, SFTTrainer
 
 from rhtool.data.base import TRAIN, VALIDATION, Fit, Row
 from rhtool.lm import parallel
-from rhtool.lm.loading import language_model
-from rhtool.lm.text import Format
+from rhtool.lm.loading import context, language_model
+from rhtool.lm.text import Format, check_lengths
 from rhtool.lm.training import InRun, arguments
 from rhtool.run import Run
 
@@ -32,6 +32,7 @@ def trainer(run: Run, fit: Fit, tokenizer: PreTrainedTokenizerBase, microbatch: 
     """A trainer of the run's model on the run's demonstrations."""
     form = Format(tokenizer, fit.max_length)
     train, held_out = (tokens(run.data.demonstrations(split), form) for split in (TRAIN, VALIDATION))
+    check_lengths(form, [*train["input_ids"], *held_out["input_ids"]], context(run.model))
     model = language_model(run.model, tokenizer, run.seed)
     options = {"max_length": None, "dataset_kwargs": {"skip_prepare_dataset": True}}
     args = SFTConfig(**arguments(run, fit, microbatch, num_train_epochs=fit.passes, **options))

@@ -7,6 +7,7 @@ read, and from which the next process goes on to the same result.
 
 from __future__ import annotations
 
+import json
 import random
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -17,7 +18,8 @@ import safetensors.torch
 import torch
 from transformers import PrinterCallback, TrainerCallback, TrainerState
 
-from rhtool.data.base import Optimiser
+from rhtool.checkpoints import write_atomic
+from rhtool.data.base import Optimiser, Row
 from rhtool.errors import RhtoolError
 from rhtool.lm import parallel
 from rhtool.ranks import LOGS
@@ -25,6 +27,8 @@ from rhtool.run import Run
 
 BAD = "bad_batch.safetensors"
 """in the run's directory: the batch whose loss was not finite"""
+BAD_SCORES = "bad_scores.jsonl"
+"""likewise: the answers of which one has a proxy reward that is not finite"""
 
 
 def arguments(run: Run, fit: Optimiser, microbatch: int | None = None, **options: Any) -> dict[str, Any]:
@@ -102,6 +106,7 @@ class InRun:
         self._steps = self.run_.loop(self, rows)
         if next(self._steps, None) is not None:
             self.train(resume_from_checkpoint=self._resumed() if self._restored else None)
+        self.check_weights()
 
     def _resumed(self) -> str:
         """A directory that tells transformers how far training is; the rest comes from the run's checkpoint."""
@@ -177,13 +182,28 @@ class InRun:
         """The trainer's, and an end to training where the loss is not finite."""
         loss = super().training_step(model, inputs, *args, **kwargs)
         if not torch.isfinite(loss):
-            file = save_batch(inputs, self.run_.path)
+            file = save_batch(self.prepared(inputs), self.run_.path)
             raise RhtoolError(
                 f"the loss of step {self.state.global_step + 1} is {loss.item()}",
                 str(file),
                 "the batch is kept there; lower task.lr, or set task.grad_clip",
             )
         return loss
+
+    def prepared(self, inputs: Any) -> dict[str, Any]:
+        """What the loss of the last step was of."""
+        return inputs
+
+    def check_weights(self) -> None:
+        """Raise `RhtoolError` if a weight is not finite: a step broke it whose own loss was."""
+        model = self.accelerator.unwrap_model(self.model)
+        broken = [name for name, p in model.named_parameters() if p.requires_grad and not torch.isfinite(p).all()]
+        if broken:
+            raise RhtoolError(
+                f"after step {self.state.global_step} {len(broken)} weights are not finite, the first is {broken[0]}",
+                str(self.run_.path),
+                "lower task.lr, or set task.grad_clip, and start again: fresh=true",
+            )
 
     def _maybe_log_save_evaluate(self, *args: Any, **kwargs: Any) -> None:
         before = self.state.global_step
@@ -238,6 +258,27 @@ def set_random_state(state: dict[str, Any]) -> None:
     torch.set_rng_state(state["torch"][mine].clone())  # not a view, whose storage begins elsewhere
     if "cuda" in state and torch.cuda.is_available():
         torch.cuda.set_rng_state(state["cuda"][mine].clone())
+
+
+def check_scores(
+    rows: list[Row], answers: list[str], scores: torch.Tensor, combined: torch.Tensor, directory: Path
+) -> None:
+    """Raise `RhtoolError` if a proxy reward, `combined` (B,), is not finite, with all answers and the judges' `scores` (B, K) in
+    `BAD_SCORES`."""
+    wrong = (~torch.isfinite(combined)).nonzero().flatten().tolist()
+    if not wrong:
+        return
+    file, lines = directory / BAD_SCORES, []
+    for row, answer, each, proxy in zip(rows, answers, scores.tolist(), combined.tolist(), strict=True):
+        known = {"judges": each, "proxy": proxy, "prompt": row["prompt"], "answer": answer}
+        lines.append(json.dumps(known, ensure_ascii=False) + "\n")
+    write_atomic(file, "".join(lines).encode())
+    prompt, answer = rows[wrong[0]]["prompt"][-1]["content"], answers[wrong[0]]
+    raise RhtoolError(
+        f"the proxy reward of {len(wrong)} of {len(rows)} answers is not finite; the first is {answer[:80]!r} to {prompt[:80]!r}",
+        str(file),
+        "the answers and their scores are kept there; mend the reward and repeat the command",
+    )
 
 
 def save_batch(inputs: dict[str, Any], directory: Path) -> Path:

@@ -59,6 +59,11 @@ AT_LEAST_ONE = (
     "every",
     "passes",
     "episodes",
+    "rollouts",
+    "max_prompt",
+    "max_new_tokens",
+    "eval_every",
+    "eval_prompts",
     "threads",
 )
 """fields of tasks that count something"""

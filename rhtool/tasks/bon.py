@@ -60,14 +60,15 @@ class Bon(Task):
         for name in ("answers", "prompts", "soft_n"):
             if getattr(self, name) < 1:
                 raise ConfigError(f"{getattr(self, name)} is too small", f"task.{name}", "choose 1 or more")
-        for part in (run.model, run.data, run.reward):
+        for part in (run.model, run.data, run.data.true_by, run.reward):
             part.check()
         if run.data.true_reward() is None:
-            raise RhtoolError("these data have no true reward to compare with", "data", "use data=toy")
+            mend = "name a reward model, data.true_by.model=..., or a function, data.true_by.function=...; data=toy has one"
+            raise RhtoolError("these data have no true reward to compare with", "data.true_by", mend)
 
     def inputs(self, run: Run) -> dict[str, str]:
         """The model, the reward's models, the files of the data."""
-        return run.model.inputs() | run.data.inputs() | run.reward.inputs()
+        return run.model.inputs() | run.data.inputs() | run.data.true_by.inputs() | run.reward.inputs()
 
     def memory(self, run: Run) -> Need:
         """Of weights, optimiser and the largest of its passes."""
@@ -92,9 +93,13 @@ class Bon(Task):
         from rhtool.results.plots import save
 
         tokenizer = text.tokenizer_of(run.model, text.corpus(run.data))
+        form, rows = (
+            text.Format(tokenizer, self.max_prompt + self.max_new_tokens),
+            run.data.prompts(VALIDATION)[: self.prompts],
+        )
+        text.check_prompts(form, rows, loading.context(run.model), self.max_prompt, self.max_new_tokens)
         model = loading.language_model(run.model, tokenizer, run.seed)
-        form = text.Format(tokenizer, self.max_prompt + self.max_new_tokens)
-        work = Pool(run, model, form, run.data.prompts(VALIDATION)[: self.prompts])
+        work = Pool(run, model, form, rows)
         for i in run.loop(work, self.answers):
             run.log({"steps": (i + 1) * len(work.rows), **work.iteration()})
         work.table().to_parquet(run.path / "answers.parquet")

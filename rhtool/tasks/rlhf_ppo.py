@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, ClassVar
 from rhtool.data.base import Optimiser
 from rhtool.errors import ConfigError
 from rhtool.models import SAVED
+from rhtool.rewards.rm import Learned
 from rhtool.run import AUTO, Run
 from rhtool.schema import choice, incidental
 from rhtool.tasks.base import Task, check_ranges, require_lm
@@ -67,7 +68,10 @@ class RlhfPpo(Optimiser, Task):
     vf_coeff: float = 1.0
     """weight of the value loss"""
     value_head: str = choice("mlp", "linear")
-    """on the last hidden state: two layers with ReLU, the inner one twice as wide, or one layer"""
+    """on the policy's last hidden state: two layers with ReLU, the inner one twice as wide, or one layer"""
+    value_model: str = choice("none", "base", "reward")
+    """base, reward: values are those of a model of its own, with a linear head, that starts from the policy's base, or from the
+    reward model; none: of a head on the policy's hidden states"""
     whiten: bool = True
     """advantages of a round have mean 0 and variance 1 over its tokens"""
     score_scale: str = choice("none", "running", "norm", "ref")
@@ -111,6 +115,7 @@ class RlhfPpo(Optimiser, Task):
         check_ranges(self)
         run.model.check()
         run.data.check()
+        run.data.true_by.check()
         run.reward.check()
         if run.coeff == AUTO:
             raise ConfigError("it is not known of texts before the first round", "coeff=auto", "give a number")
@@ -121,13 +126,16 @@ class RlhfPpo(Optimiser, Task):
         if share % min(self.microbatch or share, share):
             mend = "choose a divisor of task.minibatch over the number of processes"
             raise ConfigError(f"a minibatch of {share} in parts of {self.microbatch}", "task.microbatch", mend)
+        if self.value_model == "reward" and not (isinstance(run.reward, Learned) and len(run.reward.trained()) == 1):
+            mend = "take task.value_model=base, or reward=rm"
+            raise ConfigError("the reward is not one learned model", "task.value_model=reward", mend)
         if self.algo != "ppo" and (self.group < 2 or self.rollouts % self.group):
             mend = "choose 2 or more, a divisor of task.rollouts"
             raise ConfigError(f"{self.rollouts} answers in groups of {self.group}", "task.group", mend)
 
     def inputs(self, run: Run) -> dict[str, str]:
         """The model it starts from, the reward's models, the files of the data."""
-        return run.model.inputs() | run.data.inputs() | run.reward.inputs()
+        return run.model.inputs() | run.data.inputs() | run.data.true_by.inputs() | run.reward.inputs()
 
     def memory(self, run: Run) -> Need:
         """Of weights, optimiser and the largest of its passes."""
@@ -145,9 +153,11 @@ class RlhfPpo(Optimiser, Task):
         from rhtool.results.overoptimisation import hacking_along
 
         tokenizer = text.tokenizer_of(run.model, text.corpus(run.data))
+        rows, held_out = run.data.prompts(TRAIN), run.data.prompts(VALIDATION)[: self.eval_prompts]
+        form = text.Format(tokenizer, self.max_prompt + self.max_new_tokens)
+        text.check_prompts(form, rows + held_out, loading.context(run.model), self.max_prompt, self.max_new_tokens)
         model = loading.language_model(run.model, tokenizer, run.seed)
-        work = ppo.Ppo(run, self, model, tokenizer, run.data.prompts(TRAIN))
-        held_out = run.data.prompts(VALIDATION)[: self.eval_prompts]
+        work = ppo.Ppo(run, self, model, tokenizer, rows)
         work.attach(run, ppo.NAMES, lambda step: ppo.validation(work, held_out, step), self.eval_every)
         base = ppo.evaluate_base(work, held_out)
         work.fit(self.iterations, work.steps_of_round(self))
