@@ -25,7 +25,7 @@ from transformers import AttentionInterface, AutoConfig, AutoModelForCausalLM, A
 from trl.trainer.utils import add_fused_lm_head
 
 from rhtool.errors import RhtoolError
-from rhtool.lm import loading
+from rhtool.lm import loading, values
 from rhtool.models import Model, Tiny, Trained
 from rhtool.rewards.rm import Learned
 from rhtool.run import Run
@@ -114,8 +114,8 @@ def of_rm(run: Run) -> Need:
 def of_ppo(run: Run) -> Need:
     """Of task=rlhf_ppo, if prompts are as long as `task.max_prompt` lets them be."""
     task, made = run.task, sketch(run.model, AutoModelForCausalLM, ("log_probs", "entropy"))
-    head = _value_head(made, task.value_head) if task.algo == "ppo" else None
-    need = Need({**_held(made, head), "base policy": FLOAT * _trained(made)})
+    critic = _critic(run, made) if task.algo == "ppo" else None
+    need = Need({**_held(made, critic), "base policy": FLOAT * _trained(made)})
     prompt = _prompt(made, task)
     length = prompt + task.max_new_tokens
     need.rows = f"prompts of {prompt} tokens, answers of {task.max_new_tokens}"
@@ -125,12 +125,16 @@ def of_ppo(run: Run) -> Need:
     )
     backbone = (made.get_base_model() if hasattr(made, "get_base_model") else made).base_model
 
-    def log_probs(rows: int) -> list[Tensor]:
+    def log_probs(rows: int, valued: bool = True) -> list[Tensor]:
         found: list[Tensor] = []
-        hook = None
-        if head is not None:
-            hook = backbone.register_forward_hook(lambda _, __, out: found.append(head(out.last_hidden_state.float())))
-        ids = _ids(rows, length)
+        ids, hook = _ids(rows, length), None
+        texts = {"input_ids": ids, "attention_mask": torch.ones_like(ids)}
+
+        def see(_: Any, __: Any, out: Any) -> None:
+            found.append(values.values(critic, texts, out.last_hidden_state, task.max_new_tokens))
+
+        if critic is not None and valued:
+            hook = backbone.register_forward_hook(see)
         out = made(input_ids=ids, labels=ids, fused_lm_head=True)
         if hook is not None:
             hook.remove()
@@ -140,10 +144,10 @@ def of_ppo(run: Run) -> Need:
         sum(x.mean() for x in log_probs(micro)).backward()
 
     need.passes["sampling"] = _sampling(made, run.model, chunk, prompt, task.max_new_tokens)
-    need.passes["log-probs"] = _free(made, run.model, lambda: log_probs(micro), head)
+    need.passes["log-probs"] = _free(made, run.model, lambda: log_probs(micro), critic)
     evaluated = min(task.chunk or task.rollouts, task.eval_prompts)
-    need.passes["evaluation"] = _free(made, run.model, lambda: log_probs(evaluated), head)
-    need.passes["learning"] = _learning(made, run.model, step, micro < task.minibatch, head)
+    need.passes["evaluation"] = _free(made, run.model, lambda: log_probs(evaluated, valued=False), critic)
+    need.passes["learning"] = _learning(made, run.model, step, micro < task.minibatch, critic)
     return _with_rewards(need, run)
 
 
@@ -320,11 +324,11 @@ def _sampling(made: Any, model: Model, rows: int, prompt: int, new: int) -> int:
     return max(live.peak, kept + kept // len(cache.layers) + logits)
 
 
-def _value_head(made: Any, kind: str) -> nn.Module:
-    width = made.config.get_text_config().hidden_size
-    if kind == "mlp":
-        return nn.Sequential(nn.Linear(width, 2 * width), nn.ReLU(), nn.Linear(2 * width, 1))
-    return nn.Linear(width, 1)
+def _critic(run: Run, made: Any) -> nn.Module:
+    """What gives values; a value model that starts from the reward model counts as one from the policy's base."""
+    if run.task.value_model != "none":
+        return sketch(run.model, AutoModelForSequenceClassification)
+    return values.value_head(run.task.value_head, made.config.get_text_config().hidden_size, 0)
 
 
 def _parameters(made: Any, head: nn.Module | None = None) -> list[nn.Parameter]:

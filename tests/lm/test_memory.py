@@ -51,6 +51,7 @@ RUNS = {
     "sft, checkpointing": ["task=sft", *DATA, *TINY, *FIT, "model.gradient_checkpointing=true"],
     "rm_train": ["task=rm_train", *DATA, *TINY, *FIT],
     "ppo": [*PPO, "task.minibatch=16"],
+    "ppo, value model": [*PPO, "task.minibatch=16", "task.value_model=base"],
     "ppo, in parts": [*PPO, "task.minibatch=16", "task.microbatch=4", "task.value_head=linear"],
     "grpo, top layer": [*PPO, "task.minibatch=16", "task.algo=grpo", "model.layers_unfrozen=1"],
     "ppo, all sampled at once": [*PPO, "task.minibatch=2", "task.rollouts=64", "task.epochs=1"],
