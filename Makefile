@@ -11,7 +11,7 @@ export PATH := $(abspath $(VENV))/bin:$(PATH)
 TABLES := tomato pandemic glucose traffic
 
 .DEFAULT_GOAL := help
-.PHONY: help install test lint demo smoke bench clean $(addprefix reproduce-,$(TABLES))
+.PHONY: help install test lint demo demo-rlhf smoke bench clean $(addprefix reproduce-,$(TABLES))
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-18s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -37,6 +37,9 @@ lint: $(INSTALLED) ## the style of the source
 
 demo: $(INSTALLED) ## a policy that hacks its reward, and one that is kept from it, in a few minutes
 	bash scripts/demo.sh
+
+demo-rlhf: $(INSTALLED) ## the same of a language model: RLHF on a small generated language, in about ten minutes
+	bash scripts/demo_rlhf.sh
 
 smoke: $(INSTALLED) ## one tiny run of each kind
 	$(PYTHON) -m rhtool task=doctor

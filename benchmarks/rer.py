@@ -19,6 +19,7 @@ import torch
 
 from rhtool.data.base import CONSTRAINED, OPENENDED
 from rhtool.data.toy_language import vocabulary
+from rhtool.errors import MissingExtra
 from rhtool.lm.process import set_up
 from rhtool.rewards.rer import Rer
 
@@ -50,18 +51,21 @@ def main() -> None:
     finished = [True] * len(answers)
     words = sum(len(answer.split()) for answer in answers) / len(answers)
     print(f"{len(answers)} answers of {words:.0f} words in the mean, 1 thread")
-    for name, reward in (
-        ("length, repetition", Rer(relevance=False)),
-        ("all, minilm", Rer()),
-    ):
+    rewards = {"length, repetition": Rer(relevance=False), "all, minilm": Rer()}
+    for name, reward in rewards.items():
+        try:
+            reward.check()
+        except MissingExtra as error:
+            print(error)
+            continue
         started = time.perf_counter()
         judge = reward.load()
         loaded = time.perf_counter() - started
         for again in ("", "again, the queries remembered"):
             started, busy = time.perf_counter(), time.process_time()
-            rewards = reward.combined(judge(rows, answers, finished))
+            found = reward.combined(judge(rows, answers, finished))
             seconds, busy = time.perf_counter() - started, time.process_time() - busy
-            assert torch.isfinite(rewards).all()
+            assert torch.isfinite(found).all()
             print(
                 f"  {name:20s} {again:30s} {seconds:7.2f} s {len(answers) / seconds:9,.0f} answers/s"
                 f"   (of the processor: {busy:.2f} s, {len(answers) / busy:,.0f} answers/s; loading {loaded:.1f} s)"

@@ -266,7 +266,8 @@ def sync(directory: Path) -> None:
 def content_hash(path: Path | str) -> str:
     """SHA-256 of a file's bytes, or of a directory's file names and bytes; "missing" if there is neither.
 
-    Of a run's directory it is that of its newest checkpoint alone: the rest tells the time of day.
+    Of a run's directory it is that of its newest checkpoint alone: the rest tells the time of day. The README.md beside a
+    model's config.json is its card, which changes no result.
     """
     path = Path(path)
     if path.is_file():
@@ -276,5 +277,10 @@ def content_hash(path: Path | str) -> str:
         path = find(path)
     if not path.exists():
         return "missing"
-    sums = [f"{p.relative_to(path)}\0{content_hash(p)}" for p in sorted(path.rglob("*")) if p.is_file()]
+    files = [p for p in sorted(path.rglob("*")) if p.is_file() and not _is_card(p)]
+    sums = [f"{p.relative_to(path)}\0{content_hash(p)}" for p in files]
     return hashlib.sha256("\n".join(sums).encode()).hexdigest()
+
+
+def _is_card(path: Path) -> bool:
+    return path.name == "README.md" and (path.parent / "config.json").is_file()

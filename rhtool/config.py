@@ -30,6 +30,7 @@ from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf, open_dict
 from omegaconf.errors import OmegaConfBaseException
 
+from rhtool.accelerate import Accelerate
 from rhtool.data.base import Data
 from rhtool.divergences import Divergence
 from rhtool.envs.base import Env, Scale
@@ -56,6 +57,7 @@ GROUPS: dict[str, type] = {
     "feedback": Feedback,
     "divergence": Divergence,
     "scale": Scale,
+    "accelerate": Accelerate,
     "logger": Logger,
 }
 
@@ -67,6 +69,9 @@ PACKAGES = {
     "feedback": "rhtool.feedback",
 }
 """where the options of a group have modules of their own, of the same name"""
+
+INCIDENTAL = ("logger", "accelerate")
+"""groups that are no part of what a run is"""
 
 LISTED = (*GROUPS, "experiment")
 """what a user chooses by name; an experiment is no part of a `Run`, only overrides of the others"""
@@ -284,7 +289,7 @@ def _tuned(run: Run, cfg: DictConfig, hydra: Any) -> dict[str, Any]:
     choices = hydra.runtime.choices
     overrides = {o.lstrip("+~").partition("=")[0]: o for o in hydra.overrides.task}
     chosen = {key: o for key, o in overrides.items() if key in choices}
-    unnamed = {group: choices[group] for group in chosen if group in GROUPS and group not in ("task", "logger")}
+    unnamed = {group: choices[group] for group in chosen if group in GROUPS and group not in ("task", *INCIDENTAL)}
     tuned = {
         group: option
         for group, option in unnamed.items()
@@ -292,7 +297,7 @@ def _tuned(run: Run, cfg: DictConfig, hydra: Any) -> dict[str, Any]:
     }
     searchpath = [o for o in hydra.overrides.hydra if o.startswith("hydra.searchpath=")]
     fields = {f.name: f for f in dataclasses.fields(Run)}
-    ignored = {"coeff", "seed", "logger", *(g for g in ("env", "divergence") if g not in run.task.uses)}
+    ignored = {"coeff", "seed", *INCIDENTAL, *(g for g in ("env", "divergence") if g not in run.task.uses)}
     for key in sorted(overrides.keys() - chosen.keys()):
         first, *rest = key.split(".")
         if first in ignored or fields[first].metadata.get("incidental") or _is_incidental(getattr(run, first), rest):

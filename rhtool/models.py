@@ -65,9 +65,7 @@ class Model:
             raise ConfigError(
                 "adapters leave all layers frozen", "model.layers_unfrozen", "leave it out, or model.lora.r"
             )
-        directory = self.directory()
-        local = self.path.startswith((".", "/", "~")) or self.path.count("/") > 1
-        if local and not (directory / "config.json").is_file():
+        if not Trained(self.path).whole:
             raise RhtoolError(f"there is no model at {self.path}", "model.path", self.how_to_make())
 
     def how_to_make(self) -> str:
@@ -76,8 +74,7 @@ class Model:
 
     def directory(self) -> Path:
         """`path`, or the model in it if that is a run's directory."""
-        path = Path(self.path).expanduser()
-        return path / SAVED if (path / SAVED / "config.json").is_file() else path
+        return Trained(self.path).directory
 
     def inputs(self) -> dict[str, str]:
         """`{name: path}` of the local files whose content decides what the model is."""
@@ -85,7 +82,7 @@ class Model:
 
     def source(self) -> str:
         """What `from_pretrained` takes: a directory or a name on the hub."""
-        return str(self.directory()) if self.directory().is_dir() else self.path
+        return Trained(self.path).source
 
 
 @dataclass
@@ -143,7 +140,7 @@ class Trained:
 
     @property
     def local(self) -> bool:
-        """Whether it cannot be a name on the hub."""
+        """Whether it cannot be a name on the hub, which is name or owner/name."""
         return self.directory.is_dir() or self.path.startswith((".", "/", "~")) or self.path.count("/") > 1
 
     @property

@@ -32,6 +32,7 @@ from typing import Any, Protocol
 
 import numpy as np
 
+from rhtool.accelerate import Accelerate, Single
 from rhtool.checkpoints import Checkpoints, write_atomic
 from rhtool.data.base import Data
 from rhtool.divergences import Divergence, NoDivergence
@@ -83,6 +84,7 @@ class Run:
     divergence: Divergence = field(default_factory=NoDivergence)
     scale: Scale = field(default_factory=Scale)
     logger: Logger = field(default_factory=NoLogger)
+    accelerate: Accelerate = field(default_factory=Single)
     coeff: float | int | str = 0.0
     """strength of the regularisation, in the papers' scale-free unit: it is multiplied by the environment's reward_std
     or reward_mean; auto: what the divergence's theory says, for the correlation and sigma measured under the base policy"""
@@ -178,14 +180,10 @@ class Run:
         if found := self.checkpoints.latest():
             done, state = found
             work.set_state(state)
-            self._kept = done
-            # What was logged before the checkpoint is in the CSV, however the process ended.
-            self._spent = float(self._csv.last("time/seconds", done) or 0) - (time.monotonic() - self._started)
-            self._steps = float(self._csv.last("steps", done) or "nan")
-            self._event("resume", iteration=done)
-            log.info("resumed after iteration %d of %d", done, total)
-        self._total, saved_at = total, time.monotonic()
-        signals = self._signals
+            self.resumed(done, total)
+        self.expect(total)
+        saved_at = time.monotonic()
+        signals = self.signals
         with signals.kept():
             for iteration in range(done, total):
                 self._iteration = iteration
@@ -214,11 +212,30 @@ class Run:
         self._steps = metrics.get("steps", self._steps)
         self._progress.update(iteration + 1, self._total, row)
 
+    def resumed(self, done: int, total: int) -> None:
+        """Note that the work goes on from the checkpoint after `done` iterations of `total`."""
+        self._kept = done
+        # What was logged before the checkpoint is in the CSV, however the process ended.
+        self._spent = float(self._csv.last("time/seconds", done) or 0) - (time.monotonic() - self._started)
+        self._steps = float(self._csv.last("steps", done) or "nan")
+        self._event("resume", iteration=done)
+        log.info("resumed after iteration %d of %d", done, total)
+
+    def expect(self, total: int) -> None:
+        """Note how many iterations there will be."""
+        self._total = total
+
+    def saved(self, done: int) -> None:
+        """Note that there is a checkpoint after `done` iterations."""
+        self._kept = done
+        self._event("checkpoint", iteration=done)
+
     # Inside
 
     def _check(self) -> None:
         """The task's check, and that its inputs are at rest: what a run under way gives depends on the moment, and may
         not be what was hashed a moment before."""
+        self.accelerate.check(self)
         self.task.check(self)
         for name, path in inputs(self).items():
             if under_way(Path(path)):
@@ -264,12 +281,12 @@ class Run:
         self._steps, self._kept, self._fingerprint = math.nan, None, None
         self.checkpoints = Checkpoints(self.path / "checkpoints")
         self._csv = Csv(self.path / "metrics.csv")
-        self._signals = Signals(self._note)
+        self.signals = Signals(self._note)
         with contextlib.ExitStack() as stack:
-            stack.enter_context(_logging_to(self.path / "run.log"))
+            stack.enter_context(logging_to(self.path / "run.log"))
             stack.callback(self._csv.close)
             self._progress = stack.enter_context(Progress(self.name))
-            stack.enter_context(self._signals)
+            stack.enter_context(self.signals)
             try:
                 self._save_config()
                 self._save_provenance(record, new=True)  # so that a failing check leaves what task=report can name
@@ -282,8 +299,8 @@ class Run:
                 np.random.seed(self.seed)
                 self.logger.open(self)
                 stack.callback(self.logger.close)
-                metrics = self.task.run(self)
-                with self._signals.kept():
+                metrics = self.accelerate.execute(self)
+                with self.signals.kept():
                     result = self._result("done", metrics)
             except Stopped as stop:
                 self._stopped(stop)
@@ -291,11 +308,11 @@ class Run:
             except Exception as error:
                 log.debug("failed", exc_info=True)  # in run.log alone
                 try:
-                    self._signals.obey()  # who stops a run often stops its workers too, which then fails it
+                    self.signals.obey()  # who stops a run often stops its workers too, which then fails it
                 except Stopped as stop:
                     self._stopped(stop)
                     raise
-                with self._signals.kept():
+                with self.signals.kept():
                     self._failed(error)
                 if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
                     mend = "free disk space, then repeat the command: it resumes"
@@ -305,7 +322,7 @@ class Run:
             self._progress.line(f"done  {self.name}  {headline(metrics)}{result['seconds']:.0f} s  {self.path}")
             if said := diagnosis(metrics):
                 self._progress.line(f"      {said}")
-        self._signals.obey()  # one that came while the result was written
+        self.signals.obey()  # one that came while the result was written
         return result
 
     def _stopped(self, stop: Stopped) -> None:
@@ -331,7 +348,10 @@ class Run:
         return {
             "task": self.option("task"),
             "experiment": self.options.get("experiment"),
-            "env": self.option("env") if "env" in self.task.uses else None,
+            **{
+                group: self.option(group) if group in self.task.uses else None
+                for group in ("env", "data", "model", "reward")
+            },
             "divergence": self.option("divergence") if uses_divergence else None,
             "over": self.divergence.over if uses_divergence else None,
             "coeff": self.coeff if uses_divergence else None,
@@ -360,8 +380,7 @@ class Run:
 
     def _save(self, done: int, work: Resumable) -> None:
         self.checkpoints.save(done, work.get_state())
-        self._kept = done
-        self._event("checkpoint", iteration=done)
+        self.saved(done)
 
     def _note(self, signum: signal.Signals) -> None:
         self._event("signal", signal=signum.name, iteration=self._kept)
@@ -413,7 +432,7 @@ def _requeued() -> bool:
 
 
 @contextlib.contextmanager
-def _logging_to(path: Path) -> Iterator[None]:
+def logging_to(path: Path) -> Iterator[None]:
     """Python's logging and warnings in the run's file; warnings on the screen too."""
     root, handler, console = logging.getLogger(), logging.FileHandler(path), logging.StreamHandler()
     handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))

@@ -8,7 +8,7 @@ mkdir -p "$to"
 
 rhtool task=sft model=tiny data=toy dir="$to/base"
 rhtool task=rm_train model=pretrained model.path="$to/base" data=toy dir="$to/proxy"
-echo "14 runs, shared with a second process, which reports in $to/second.log"
+echo "21 runs, shared with a second process, which reports in $to/second.log"
 rhtool experiment=toy_rlhf outputs="$to" -m >"$to/second.log" 2>&1 &
 other=$!
 trap 'kill -TERM "$other" 2>/dev/null || true' EXIT

@@ -122,6 +122,7 @@ OF_GROUP = {
     "data": "data.md",
     "model": "models.md",
     "reward": "rewards.md",
+    "accelerate": "launch.md",
 }
 
 

@@ -29,7 +29,7 @@ HEAVY = {
     "pyarrow",
     "wandb",
 }
-HUGGING_FACE = {"transformers", "trl", "accelerate", "peft", "datasets", "deepspeed"}
+HUGGING_FACE = {"huggingface_hub", "transformers", "trl", "accelerate", "peft", "datasets", "deepspeed"}
 MATHEMATICS = {"lm/bon.py", "lm/hedging.py", "lm/ppo_math.py", "rewards/combine.py"}
 """of language models too, but of arrays alone"""
 

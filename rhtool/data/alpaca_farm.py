@@ -68,6 +68,12 @@ class AlpacaFarm(Data):
         """The local folders."""
         return {name: path for name in ("path", "preference_path") if Path(path := getattr(self, name)).is_dir()}
 
+    def downloads(self) -> dict[str, tuple[str, str | None]]:
+        """Of the instructions and of the pairs."""
+        pairs = (self.preference_path, self.preference_revision)
+        both = {"path": (self.path, self.revision), "preference_path": pairs}
+        return {field: of for field, of in both.items() if not Path(of[0]).is_dir()}
+
     def prompts(self, split: str) -> list[Row]:
         """Instructions, with their `input` if any in a new line; columns `instruction`, `input`, `reference`."""
         name = self.prompt_split if split == TRAIN else self.validation_split

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
 from rhtool.errors import RhtoolError
+from rhtool.rewards.true import TrueReward
 from rhtool.schema import choice, option_name
 
 TRAIN, VALIDATION = "train", "validation"
@@ -74,12 +75,18 @@ class Data:
     """how a model is fitted to the demonstrations"""
     rm: Fit = field(default_factory=Fit)
     """how a reward model is fitted to the preferences"""
+    true_by: TrueReward = field(default_factory=TrueReward)
+    """who gives the true reward of answers, in the place of the data's own program if they have one"""
 
     def check(self) -> None:
         """Raise `RhtoolError` if something that it reads or needs is missing or malformed; quick."""
 
     def inputs(self) -> dict[str, str]:
         """`{name: path}` of the files whose content decides the rows."""
+        return {}
+
+    def downloads(self) -> dict[str, tuple[str, str | None]]:
+        """`{field: (name, revision)}` of the datasets of the hub that it reads; those that are local folders are none."""
         return {}
 
     def prompts(self, split: str) -> list[Row]:
@@ -95,8 +102,8 @@ class Data:
         raise self._lacks("preferences")
 
     def true_reward(self) -> Callable[[list[Row], list[str]], list[float]] | None:
-        """The program that computes the true reward of answers to rows of `prompts`; None where there is none."""
-        return None
+        """What gives the true reward of answers to rows of `prompts`; None where nothing does."""
+        return self.true_by.load()
 
     def principles(self) -> dict[str, Callable[[Row, str], float]]:
         """`{principle: how well an answer to a row keeps to it}` of the principles that the data's own program knows."""

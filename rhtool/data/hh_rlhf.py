@@ -47,6 +47,10 @@ class HhRlhf(Data):
         """The local folder."""
         return {"path": self.path} if Path(self.path).is_dir() else {}
 
+    def downloads(self) -> dict[str, tuple[str, str | None]]:
+        """Of the dialogues."""
+        return {} if Path(self.path).is_dir() else {"path": (self.path, self.revision)}
+
     def prompts(self, split: str) -> list[Row]:
         """The dialogues up to the last answer, each once."""
         rows = {repr(row["prompt"]): {"prompt": row["prompt"]} for row in self._pairs(split)}

@@ -107,7 +107,7 @@ def _parse(line: bytes, where: str) -> object:
     try:
         text = line.decode("utf-8-sig" if where.endswith("line 1") else "utf-8")
         if text.strip():
-            return json.loads(text)
+            return json.loads(text.rstrip())
         raise RhtoolError("the line is empty", where, "delete it: every line holds a JSON object")
     except UnicodeDecodeError as error:
         raise RhtoolError(f"the line is not UTF-8: {error.reason}", where, "save the file as UTF-8") from error

@@ -145,7 +145,9 @@ class Toy(Data):
 
     def true_reward(self) -> Callable[[list[Row], list[str]], list[float]]:
         """Points of each answer, in [-1, 1] (`toy_language`): of any string, and of any row whose last message is an
-        instruction of the language. Raises `RhtoolError` for another."""
+        instruction of the language. Raises `RhtoolError` for another. Those of `true_by` if it names anything."""
+        if named := self.true_by.load():
+            return named
         return lambda rows, answers: [_exercise(row).reward(text) for row, text in zip(rows, answers, strict=True)]
 
     def principles(self) -> dict[str, Callable[[Row, str], float]]:

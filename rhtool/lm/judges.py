@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -29,16 +30,26 @@ class Judges:
         dtype: of the weights.
         max_length: tokens of a prompt and its answer.
         batch: texts of a forward pass.
+        template: how they see conversations, as `model.template`; empty: their tokenizers' own.
+        option: the user's name of the template.
     """
 
-    def __init__(self, models: Sequence[Trained], dtype: str = "float32", max_length: int = 776, batch: int = 32):
+    def __init__(
+        self,
+        models: Sequence[Trained],
+        dtype: str = "float32",
+        max_length: int = 776,
+        batch: int = 32,
+        template: str = "",
+        option: str = "reward.template",
+    ):
         self.count = len(models)
         self.groups: list[tuple[list[int], Scorer]] = []
         """judges that share a model, and what scores with it"""
         device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
         for members in together(models):
             one = models[members[0]]
-            tokenizer = tokenizer_at(one.tokenizer)
+            tokenizer = tokenizer_at(one.tokenizer, template, option=option, new_tokens=False)
             if len(members) == 1 and one.whole:
                 model = score_model(one.source, dtype)
             else:
@@ -55,6 +66,35 @@ class Judges:
                     scorer.model.set_adapter(_name(k), inference_mode=True)
                 scores[:, k] = scorer.of_ids(ids)
         return scores
+
+
+def averaged(models: Sequence[Trained], dtype: str = "float32", max_length: int = 776, batch: int = 32) -> Scorer:
+    """The reward model whose weights are the mean of the models' weights. Raises `RhtoolError` for one of another shape, or with
+    another tokenizer."""
+    tokenizer, count = tokenizer_at(models[0].tokenizer), len(models)
+    mean: dict[str, Tensor] = {}
+    for model in models:
+        one = _whole(model, tokenizer_at(model.tokenizer))
+        weights = {name: weight.double() / count for name, weight in one.state_dict().items()}
+        shapes = {name: weight.shape for name, weight in weights.items()}
+        if mean and shapes != {name: weight.shape for name, weight in mean.items()}:
+            mend = "give models that were fitted from the same one"
+            raise RhtoolError(f"its weights are not those of {models[0].path} in number and shape", model.path, mend)
+        if _words(model.tokenizer) != _words(models[0].tokenizer):
+            raise RhtoolError(
+                f"its tokenizer is not that of {models[0].path}", model.path, "give models that share one"
+            )
+        mean = {name: mean[name] + weight if mean else weight for name, weight in weights.items()}
+    one.load_state_dict(mean)
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    return Scorer(one.to(device, getattr(torch, dtype)), tokenizer, max_length, batch)
+
+
+def _whole(model: Trained, tokenizer: PreTrainedTokenizerBase) -> Any:
+    """A model in float32, its adapter, if it has only one, merged."""
+    if model.whole:
+        return score_model(model.source)
+    return adapted(model.base, {_name(0): model.adapter}, tokenizer).merge_and_unload()
 
 
 def together(models: Sequence[Trained]) -> list[list[int]]:
@@ -102,5 +142,26 @@ def _name(k: int) -> str:
 
 def _words(source: str) -> Any:
     """What tells tokenizers apart: of a directory the files, of the hub the name."""
-    files = [Path(source) / name for name in TOKENIZER]
-    return tuple(file.read_bytes() if file.is_file() else b"" for file in files) if Path(source).is_dir() else source
+    if not Path(source).is_dir():
+        return source
+    files = [file.read_text() if (file := Path(source) / name).is_file() else "" for name in TOKENIZER]
+    return tuple(_without_padding(text) for text in files)
+
+
+def _without_padding(text: str) -> str:
+    """JSON without what is said of padding and truncation; other text as it is."""
+    try:
+        found = json.loads(text)
+    except ValueError:
+        return text
+    for key in (
+        "padding",
+        "truncation",
+        "padding_side",
+        "truncation_side",
+        "max_length",
+        "stride",
+        "pad_to_multiple_of",
+    ):
+        found.pop(key, None)
+    return json.dumps(found, sort_keys=True)

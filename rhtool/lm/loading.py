@@ -48,6 +48,14 @@ def score_model(source: str, dtype: str = "float32") -> PreTrainedModel:
     return made
 
 
+def context(model: Model) -> int | None:
+    """Tokens that the model can look at; None where its configuration does not say."""
+    if isinstance(model, Tiny) and not model.path:
+        return model.context
+    config = loaded(AutoConfig, model.source(), revision=model.revision).get_text_config()
+    return getattr(config, "max_position_embeddings", None)
+
+
 def _made(auto: Any, model: Model, tokenizer: PreTrainedTokenizerBase, seed: int, **options: Any) -> PreTrainedModel:
     with torch.random.fork_rng(devices=[]):
         torch.default_generator.manual_seed(seed)
@@ -69,8 +77,13 @@ def _made(auto: Any, model: Model, tokenizer: PreTrainedTokenizerBase, seed: int
         if getattr(made, "generation_config", None) is not None:
             made.generation_config.pad_token_id = tokenizer.pad_token_id
             made.generation_config.eos_token_id = tokenizer.eos_token_id
-        if model.lora.r:
-            return with_adapters(made, model)
+        return in_part(made, model)
+
+
+def in_part(made: PreTrainedModel, model: Model) -> Any:
+    """The model with the adapters, or with the layers frozen, that are asked for."""
+    if model.lora.r:
+        return with_adapters(made, model)
     if model.layers_unfrozen is not None:
         freeze(made, model.layers_unfrozen)
     return made
@@ -145,6 +158,12 @@ def save(made: Any, tokenizer: PreTrainedTokenizerBase, directory: Path) -> None
     to `adapter/` in it, and merged into the weights, so that it loads without peft too: `made` has none afterwards."""
     if hasattr(made, "merge_and_unload"):
         made.save_pretrained(directory / "adapter")
+        (directory / "adapter" / "README.md").unlink(missing_ok=True)  # a form that nobody has filled in
         made = made.merge_and_unload()
+    made.config.use_cache = True  # which trainers turn off
     made.save_pretrained(directory)
+    # GPT-2 counts a classifier's positions from the first token, padding or not; generation wants its padding on the left.
+    side, classifier = tokenizer.padding_side, "SequenceClassification" in type(made).__name__
+    tokenizer.padding_side = "right" if classifier else "left"
     tokenizer.save_pretrained(directory)
+    tokenizer.padding_side = side

@@ -10,8 +10,9 @@ import pandas as pd
 import torch
 
 from rhtool.data.base import Row
-from rhtool.lm.generation import generate
+from rhtool.lm.generation import generate, tokens
 from rhtool.lm.text import Format
+from rhtool.lm.training import check_scores
 from rhtool.run import Run
 
 
@@ -27,6 +28,7 @@ class Pool:
 
     def __init__(self, run: Run, model: Any, form: Format, rows: list[Row]):
         self.run, self.task, self.model, self.form, self.rows = run, run.task, model, form, rows
+        self._prompts = tokens(form, rows, run.task.max_prompt)
         self._scores = run.reward.load()
         self._true: Callable[[list[Row], list[str]], list[float]] | None = run.data.true_reward()
         self.answers: list[list[str]] = []
@@ -37,22 +39,24 @@ class Pool:
     def iteration(self) -> dict[str, float]:
         """One more answer to each prompt; means over them."""
         task, ids = self.task, []
-        options = {"max_prompt": task.max_prompt, "max_new_tokens": task.max_new_tokens, "stop": task.stop}
+        options = {"max_new_tokens": task.max_new_tokens, "stop": task.stop}
         options |= {"temperature": task.temperature, "top_p": task.top_p, "top_k": task.top_k, "chunk": task.chunk}
         seed = int(np.random.SeedSequence([self.run.seed, 60, len(self.answers)]).generate_state(1)[0]) % 2**20
-        for _, part in generate(self.model, self.form, self.rows, seed, **options):
+        for _, part in generate(self.model, self.form, self._prompts, seed, **options):
             ids += part
         answers = self.form.tokenizer.batch_decode(ids, skip_special_tokens=True)
         finished = [x[-1:] == [self.form.tokenizer.eos_token_id] for x in ids]
+        scores = self._scores(self.rows, answers, finished)
+        proxy = self.run.reward.combined(scores).double().numpy()
+        check_scores(self.rows, answers, scores, torch.from_numpy(proxy), self.run.path)
         self.answers.append(answers)
         self.finished.append(finished)
-        self.scores.append(self._scores(self.rows, answers, finished).numpy().astype(np.float32))
-        proxy = self.proxy[-1]
-        row = {"proxy/return": float(proxy.mean()), "text/length": float(np.mean([len(x) for x in ids]))}
+        self.scores.append(scores.numpy().astype(np.float32))
+        row = {"mean/proxy": float(proxy.mean()), "text/length": float(np.mean([len(x) for x in ids]))}
         row["text/finished"] = float(np.mean(finished))
         if self._true:
             self.true.append(np.asarray(self._true(self.rows, answers), np.float64))
-            row["true/return"] = float(self.true[-1].mean())
+            row["mean/true"] = float(self.true[-1].mean())
         return row
 
     @property

@@ -32,16 +32,12 @@ from trl import GRPOConfig, GRPOTrainer
 from rhtool.checkpoints import write_atomic
 from rhtool.data.base import Row
 from rhtool.divergences import Divergence
-from rhtool.errors import RhtoolError
 from rhtool.hacking import diagnostics
-from rhtool.lm import loading, ppo_math
-from rhtool.lm.generation import generate, stopped
+from rhtool.lm import loading, parallel, ppo_math, values
+from rhtool.lm.generation import generate, tokens
 from rhtool.lm.text import Format
-from rhtool.lm.training import InRun, arguments, save_batch
+from rhtool.lm.training import InRun, arguments, check_scores
 from rhtool.run import Run
-
-VALUE = "value_head"
-"""name of the value head among the policy's modules"""
 
 
 class Ppo(InRun, GRPOTrainer):
@@ -59,14 +55,15 @@ class Ppo(InRun, GRPOTrainer):
         self.scores = run.reward.load()
         self.proxy = run.reward
         self.true = run.data.true_reward()
-        self._hidden: list[Tensor] | None = None
+        self._values: list[Tensor] | None = None
         self._sampled: Any = None
         self._noted: dict[str, list[float]] = {}
 
-        micro = min(task.microbatch or task.minibatch, task.minibatch)
+        share = task.minibatch // parallel.ranks()
+        micro = min(task.microbatch or share, share)
         group = task.group if task.algo != "ppo" else 1
         options = {
-            "steps_per_generation": task.rollouts // micro,
+            "steps_per_generation": task.rollouts // parallel.ranks() // micro,
             "num_iterations": task.epochs,
             "num_generations": max(group, 2),
             "max_completion_length": task.max_new_tokens,
@@ -90,8 +87,9 @@ class Ppo(InRun, GRPOTrainer):
             train_dataset=schedule(rows, self.form, task, group, run.seed),
             processing_class=tokenizer,
         )
+        self.model.to(self.args.device)  # DeepSpeed would, when training begins
         if task.algo == "ppo":
-            self._add_value_head(run.seed)
+            self._add_critic(run, tokenizer)
         self.base = {n: p.detach().clone() for n, p in self.policy_parameters()}
 
     @staticmethod
@@ -99,25 +97,23 @@ class Ppo(InRun, GRPOTrainer):
         """Gradient steps of one round."""
         return task.rollouts // task.minibatch * task.epochs
 
-    # The value head
+    # Values
 
-    def _add_value_head(self, seed: int) -> None:
-        backbone = self._causal().base_model
-        width = self._causal().config.get_text_config().hidden_size
-        with torch.random.fork_rng(devices=[]):
-            torch.default_generator.manual_seed(seed + 1)
-            layers = [nn.Linear(width, 1)]
-            if self.task.value_head == "mlp":
-                layers = [nn.Linear(width, 2 * width), nn.ReLU(), nn.Linear(2 * width, 1)]
-            head = nn.Sequential(*layers)
-        setattr(self.model, VALUE, head.to(self.args.device))
-        backbone.register_forward_hook(self._see)
+    def _add_critic(self, run: Run, tokenizer: Any) -> None:
+        if self.task.value_model == "none":
+            width = self._causal().config.get_text_config().hidden_size
+            name, made = values.HEAD, values.value_head(self.task.value_head, width, run.seed + 1)
+        else:
+            name, made = values.MODEL, values.value_model(run, tokenizer)
+        setattr(self.model, name, made.to(self.args.device))
+        self._causal().base_model.register_forward_hook(self._see, with_kwargs=True)
 
-    def _see(self, module: nn.Module, inputs: Any, output: Any) -> None:
-        """Values at every position, while somebody listens: within the forward pass, so that DDP knows of the head."""
-        if self._hidden is not None:
-            head = getattr(self.accelerator.unwrap_model(self.model), VALUE)
-            self._hidden.append(head(output.last_hidden_state.float()).squeeze(-1))
+    def _see(self, module: nn.Module, args: Any, inputs: dict[str, Any], output: Any) -> None:
+        """Values, while somebody listens: within the forward pass, so that DDP knows of what gives them."""
+        if self._values is not None:
+            policy = self.accelerator.unwrap_model(self.model)
+            critic = getattr(policy, values.HEAD if self.task.value_model == "none" else values.MODEL)
+            self._values.append(values.values(critic, inputs, output.last_hidden_state, self._keep))
 
     def _causal(self) -> Any:
         """The language model, without adapters around it."""
@@ -125,40 +121,41 @@ class Ppo(InRun, GRPOTrainer):
         return model.get_base_model() if hasattr(model, "get_base_model") else model
 
     def policy_parameters(self) -> Iterator[tuple[str, nn.Parameter]]:
-        """Those that are trained, but for the value head's."""
+        """Those that are trained, but for the value head's or model's."""
         for name, parameter in self.accelerator.unwrap_model(self.model).named_parameters():
-            if parameter.requires_grad and not name.startswith(f"{VALUE}."):
+            if parameter.requires_grad and name.partition(".")[0] not in (values.HEAD, values.MODEL):
                 yield name, parameter
 
     @contextlib.contextmanager
     def as_base(self) -> Iterator[None]:
-        """With the base policy's weights in the place of the policy's."""
-        now = {name: p.data for name, p in self.policy_parameters()}
+        """With the base policy's weights in the place of the policy's, which must be `parallel.whole`."""
+        parameters = [(name, p, p.data) for name, p in self.policy_parameters()]
         try:
-            for name, p in self.policy_parameters():
-                p.data = self.base[name]
+            for name, p, _ in parameters:
+                p.data = self.base[name].to(p.dtype)
             yield
         finally:
-            for name, p in self.policy_parameters():
-                p.data = now[name]
+            for _, p, data in parameters:
+                p.data = data
 
-    def log_probs(self, model: Any, ids: Tensor, mask: Tensor, keep: int, batch: int | None = None) -> Any:
-        """Log-probs and values (None without a head) of the last `keep` tokens, both (B, keep), and entropies if wanted."""
-        self._hidden = [] if self.task.algo == "ppo" else None
+    def log_probs(
+        self, model: Any, ids: Tensor, mask: Tensor, keep: int, batch: int | None = None, valued: bool = False
+    ) -> Any:
+        """Log-probs of the last `keep` tokens, their values if `valued` and there are any, else None, and entropies: (B, keep)."""
+        self._values, self._keep = [] if valued and self.task.algo == "ppo" else None, keep
         try:
             found = super()._get_per_token_logps_and_entropies(
                 model, ids, mask, keep, batch_size=batch, compute_entropy=True
             )
-            values = torch.cat(self._hidden)[:, -keep - 1 : -1] if self._hidden else None
+            return found[0], torch.cat(self._values) if self._values else None, found[1]
         finally:
-            self._hidden = None
-        return found[0], values, found[1]
+            self._values = None
 
     def _get_per_token_logps_and_entropies(
         self, model: Any, ids: Tensor, mask: Tensor, keep: int, **options: Any
     ) -> Any:
         """What TRL asks after sampling, where the policy takes several steps on the same texts; it is kept."""
-        self._sampled = self.log_probs(model, ids, mask, keep, options.get("batch_size"))
+        self._sampled = self.log_probs(model, ids, mask, keep, options.get("batch_size"), valued=True)
         return self._sampled[0], None, None
 
     # Sampling
@@ -167,14 +164,15 @@ class Ppo(InRun, GRPOTrainer):
         return [self.form.ids(text)[-self.task.max_prompt :] for text in prompts], None, {}
 
     def _generate_single_turn(self, prompt_ids: list[list[int]], *rest: Any, **options: Any) -> tuple[Any, Any]:
-        """In chunks, so that memory is bounded; then cut at the stop strings."""
-        chunk = self.task.chunk or len(prompt_ids)
-        parts = [
-            super(Ppo, self)._generate_single_turn(prompt_ids[i : i + chunk], *rest, **options)
-            for i in range(0, len(prompt_ids), chunk)
-        ]
-        answers = [ids for part, _ in parts for ids in part]
-        return [stopped(ids, self.form, self.task.stop) for ids in answers], None
+        """This rank's answers of the round: those that one process would draw."""
+        task, number = self.task, self._step // (self.args.steps_per_generation * self.num_iterations)
+        seed = int(np.random.SeedSequence([self.run_.seed, 51, number]).generate_state(1)[0])
+        sampling = {"temperature": task.temperature, "top_p": task.top_p, "top_k": task.top_k, "chunk": task.chunk}
+        sampling |= {"max_new_tokens": task.max_new_tokens, "stop": task.stop}
+        first = parallel.rank() * len(prompt_ids)
+        model = self.accelerator.unwrap_model(self.model)
+        parts = generate(model, self.form, prompt_ids, seed, first=first, **sampling)
+        return [ids for _, part in parts for ids in part], None
 
     def judged(self, rows: list[Row], ids: list[list[int]]) -> tuple[list[str], Tensor, Tensor, Tensor]:
         """Of sampled tokens: the answers, which ended (B,), the judges' scores (B, K) and the proxy reward (B,)."""
@@ -182,14 +180,7 @@ class Ppo(InRun, GRPOTrainer):
         finished = [bool(x) and x[-1] == self.form.tokenizer.eos_token_id for x in ids]
         scores = self.scores(rows, answers, finished)
         combined = self.proxy.combined(scores)
-        if not torch.isfinite(combined).all():
-            file = save_batch({"scores": scores, "row": torch.tensor([row["row"] for row in rows])}, self.run_.path)
-            first = rows[int((~torch.isfinite(combined)).nonzero()[0])]
-            raise RhtoolError(
-                f"the proxy reward of an answer is not finite; the prompt: {first['prompt'][-1]['content']!r}",
-                str(file),
-                "the scores and the rows' numbers are kept there; mend the reward",
-            )
+        check_scores(rows, answers, scores, combined, self.run_.path)
         return answers, torch.tensor(finished), scores, combined
 
     def _calculate_rewards(self, inputs: list[Row], prompts: Any, completions: Any, ids: list[list[int]]) -> Tensor:
@@ -201,22 +192,12 @@ class Ppo(InRun, GRPOTrainer):
         return self.accelerator.gather(combined.unsqueeze(1).to(self.accelerator.device))
 
     def _generate_and_score_completions(self, inputs: list[Row]) -> dict[str, Any]:
-        started = time.perf_counter()
-        self._sampled = None
-        out = super()._generate_and_score_completions(inputs)
+        self.check_weights()
+        out, found = self.texts(inputs)
         device, task = out["completion_ids"].device, self.task
-        mask, keep = out["completion_mask"].bool(), out["completion_ids"].shape[1]
-        ids = torch.cat([out["prompt_ids"], out["completion_ids"]], 1)
-        attention = torch.cat([out["prompt_mask"], out["completion_mask"]], 1)
-        sampled = time.perf_counter()
-        batch = self.args.per_device_train_batch_size
-        with torch.no_grad():
-            logps, values, _ = self._sampled or self.log_probs(self.model, ids, attention, keep, batch)
-            with self.as_base():
-                base, _, _ = self.log_probs(self.model, ids, attention, keep, batch)
+        mask, logps, base = out["completion_mask"].bool(), out.pop("logps"), out.pop("base")
+        valued = out.pop("values", None)
         ratio = torch.where(mask, logps - base, 0.0)
-
-        found = self._batch
         finished = found["finished"].to(device)
         rewards = self.shaping(found["proxy"].to(device), finished)
         cost = torch.zeros_like(ratio)
@@ -224,11 +205,11 @@ class Ppo(InRun, GRPOTrainer):
             cost = self.coeff.value * ppo_math.divergence_cost(self.divergence, ratio, mask, task.level)
         if task.algo == "ppo":
             per_token = ppo_math.at_last_token(rewards, mask) - cost
-            advantages, returns = ppo_math.gae(per_token, values, mask, task.gamma, task.gae_lambda)
-            self._note("ppo/explained_variance", ppo_math.explained_variance(values, returns, mask))
+            advantages, returns = ppo_math.gae(per_token, valued, mask, task.gamma, task.gae_lambda)
+            self._note("ppo/explained_variance", ppo_math.explained_variance(valued, returns, mask))
             if task.whiten:
                 advantages = ppo_math.whiten(advantages, mask)
-            out |= {"advantages": advantages, "returns": returns, "old_values": values}
+            out |= {"advantages": advantages, "returns": returns, "old_values": valued}
         else:
             out["advantages"] = in_group(rewards - cost.sum(1), task.group, task.algo).unsqueeze(1).expand_as(ratio)
         out |= {"old_per_token_logps": logps, "base_logps": base, "valid": mask}
@@ -245,24 +226,50 @@ class Ppo(InRun, GRPOTrainer):
         self._note("text/length", float(mask.sum(1).float().mean()))
         self._note("text/finished", float(finished.float().mean()))
         self._note("penalty/coeff", self.coeff.value)
-        self._note("time/sample_s", sampled - started)
         self._kl = float(ratio.sum(1).mean())
         return out
 
+    def texts(self, inputs: list[Row]) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+        """Sample. Of the whole round, in all ranks: the texts with their log-probs and values, as padded tensors, and what
+        the judges say of them."""
+        started, self._sampled = time.perf_counter(), None
+        batch = self.args.per_device_train_batch_size
+        with parallel.whole(self), torch.no_grad():
+            out = super()._generate_and_score_completions(inputs)
+            keep = out["completion_ids"].shape[1]
+            ids = torch.cat([out["prompt_ids"], out["completion_ids"]], 1)
+            attention = torch.cat([out["prompt_mask"], out["completion_mask"]], 1)
+            self._note("time/sample_s", time.perf_counter() - started)
+            logps, valued, _ = self._sampled or self.log_probs(self.model, ids, attention, keep, batch, valued=True)
+            with self.as_base():
+                base, _, _ = self.log_probs(self.model, ids, attention, keep, batch)
+        n, pad = self.task.rollouts, self.form.tokenizer.pad_token_id
+        keys = ("prompt_ids", "prompt_mask", "completion_ids", "completion_mask")
+        padded = {key: out[key] for key in keys} | {"logps": logps, "base": base}
+        padded |= {} if valued is None else {"values": valued}
+        return {
+            key: parallel.gathered(parallel.widest(x, key.startswith("prompt"), pad if key.endswith("ids") else 0), n)
+            for key, x in padded.items()
+        }, {key: parallel.gathered(x, n) for key, x in self._batch.items()}
+
     def _prepare_inputs(self, generation_batch: Any) -> dict[str, Any]:
-        """TRL's shares of the round's texts, each with the number of tokens that its minibatch has in all processes."""
-        before = self._buffered_inputs
-        inputs = super()._prepare_inputs(generation_batch)
-        if self._buffered_inputs is not before and self._buffered_inputs is not None:
-            n = self.args.gradient_accumulation_steps
-            for start in range(0, len(self._buffered_inputs), n):
-                share = self._buffered_inputs[start : start + n]
-                tokens = torch.stack([x["valid"].sum() for x in share]).sum()
-                tokens = self.accelerator.reduce(tokens, reduction="sum")
-                for x in share:
-                    x["tokens"] = tokens
-            inputs = self._buffered_inputs[self._step % self.args.steps_per_generation]
-        return inputs
+        """This rank's share of a minibatch, with the number of tokens that the minibatch has in all ranks. A round's texts are
+        shuffled once; a minibatch is the same ones whatever the number of ranks."""
+        task, args = self.task, self.args
+        at = self._step % (args.steps_per_generation * self.num_iterations)
+        if at == 0 or self._buffered_inputs is None:
+            number = self._step // (args.steps_per_generation * self.num_iterations)
+            made = self._generate_and_score_completions(generation_batch)
+            order = torch.from_numpy(np.random.default_rng([self.run_.seed, 52, number]).permutation(task.rollouts))
+            self._buffered_inputs = []
+            for whole in order.to(made["valid"].device).split(task.minibatch):
+                tokens = made["valid"][whole].sum()
+                for part in whole.view(parallel.ranks(), -1)[parallel.rank()].split(args.per_device_train_batch_size):
+                    self._buffered_inputs.append({key: x[part] for key, x in made.items()} | {"tokens": tokens})
+        return self._buffered_inputs[self._step % args.steps_per_generation]
+
+    def prepared(self, inputs: Any) -> dict[str, Any]:
+        return self._buffered_inputs[(self._step - 1) % self.args.steps_per_generation]
 
     # Learning
 
@@ -270,40 +277,43 @@ class Ppo(InRun, GRPOTrainer):
         task, mask = self.task, inputs["valid"]
         ids = torch.cat([inputs["prompt_ids"], inputs["completion_ids"]], 1)
         attention = torch.cat([inputs["prompt_mask"], inputs["completion_mask"]], 1)
-        logps, values, entropies = self.log_probs(model, ids, attention, mask.shape[1])
+        logps, valued, entropies = self.log_probs(model, ids, attention, mask.shape[1], valued=True)
         # Means over the minibatch's tokens, however it is cut into shares: each counts with its share of the tokens.
-        world = self.accelerator.num_processes
-        share = mask.sum() * world / inputs["tokens"]
+        share = mask.sum() * parallel.ranks() / inputs["tokens"]
+        count = float(mask.sum())
         part = 1 / self.current_gradient_accumulation_steps
         loss, clipped = ppo_math.policy_loss(
             logps, inputs["old_per_token_logps"], inputs["advantages"], mask, task.clip
         )
-        self._note("ppo/policy_loss", loss.item())
-        self._note("ppo/clipfrac", clipped.item())
-        self._note("ppo/entropy", ppo_math.masked_mean(entropies, mask).item())
+        self._note("ppo/policy_loss", loss.item(), count)
+        self._note("ppo/clipfrac", clipped.item(), count)
+        self._note("ppo/entropy", ppo_math.masked_mean(entropies, mask).item(), count)
         loss = loss * share
-        if values is not None:
-            of_values, _ = ppo_math.value_loss(values, inputs["old_values"], inputs["returns"], mask, task.value_clip)
-            self._note("ppo/value_loss", of_values.item())
+        if valued is not None:
+            of_values, _ = ppo_math.value_loss(valued, inputs["old_values"], inputs["returns"], mask, task.value_clip)
+            self._note("ppo/value_loss", of_values.item(), count)
             loss = loss + task.vf_coeff * of_values * share
         if task.where == "loss" and self.coeff.value:
-            ratio = torch.where(mask, logps - inputs["base_logps"], 0.0)
-            paid = ppo_math.divergence_loss(self.divergence, ratio, mask, task.level, task.gradient)
+            # Of the texts of all ranks: a root of a mean is no mean of roots.
+            ratio = parallel.of_all(torch.where(mask, logps - inputs["base_logps"], 0.0))
+            paid = ppo_math.divergence_loss(self.divergence, ratio, parallel.of_all(mask), task.level, task.gradient)
             self._note("penalty/mean", paid.item())
             loss = loss + self.coeff.value * paid * part
         return loss
 
-    def _note(self, key: str, value: float) -> None:
-        self._noted.setdefault(key, []).append(value)
+    def _note(self, key: str, value: float, weight: float = 1.0) -> None:
+        """Count a value in the row of its round, which has the mean of those that are numbers, over all ranks."""
+        total = self._noted.setdefault(key, [0.0, 0.0])
+        if not math.isnan(value):
+            total[0] += value * weight
+            total[1] += weight
 
     # In the run
 
     def row(self, logged: dict[str, float]) -> dict[str, float]:
         """What is written of a round, and the end of it: the coefficient adapts."""
-        means = {}
-        for key, values in self._noted.items():
-            known = [v for v in values if not math.isnan(v)]
-            means[key] = sum(known) / len(known) if known else math.nan
+        totals = parallel.summed([total for total in self._noted.values()])
+        means = {key: sum_ / w if w else math.nan for key, (sum_, w) in zip(self._noted, totals, strict=True)}
         self._noted = {}
         self.coeff.update(self._kl, self.task.rollouts)
         return {**means, **logged}
@@ -347,13 +357,20 @@ def in_group(rewards: Tensor, group: int, algo: str) -> Tensor:
 
 
 def save(work: Ppo, directory: Path) -> None:
-    """The policy as an ordinary language model; its value head beside it in `value_head.safetensors`."""
-    policy = copy.copy(work.accelerator.unwrap_model(work.model))
-    policy._modules = dict(policy._modules)
-    head = policy._modules.pop(VALUE, None)
-    loading.save(policy, work.form.tokenizer, directory)
-    if head is not None:
-        safetensors.torch.save_file(head.state_dict(), directory / "value_head.safetensors")
+    """The policy as an ordinary language model; in its folder its value head in `value_head/`, or its value model in
+    `value_model/`, a sequence classifier, out of the way of programs that load every safetensors file beside config.json."""
+    with parallel.exported(work) as first:
+        if not first:
+            return
+        policy = copy.copy(work.accelerator.unwrap_model(work.model))
+        policy._modules = dict(policy._modules)
+        head, model = (policy._modules.pop(name, None) for name in (values.HEAD, values.MODEL))
+        loading.save(policy, work.form.tokenizer, directory)
+        if head is not None:
+            (directory / values.HEAD).mkdir(exist_ok=True)
+            safetensors.torch.save_file(head.state_dict(), directory / values.HEAD / "model.safetensors")
+        if model is not None:
+            loading.save(model, work.form.tokenizer, directory / values.MODEL)
 
 
 # Evaluation
@@ -361,15 +378,16 @@ def save(work: Ppo, directory: Path) -> None:
 
 @torch.no_grad()
 def sampled(work: Ppo, rows: list[Row]) -> tuple[list[list[int]], Tensor]:
-    """An answer of the policy to each row, as tokens, and the log-ratio (B,) of each to the base policy, at the
-    temperature of evaluation. The random states stay as they were."""
+    """An answer of the policy to each row of this rank's share, as tokens, and the log-ratio (B,) of each to the base policy,
+    at the temperature of evaluation. The random states stay as they were."""
     task, answers, ratios = work.task, [], []
-    model = work.accelerator.unwrap_model(work.model)
-    options = {"max_prompt": task.max_prompt, "max_new_tokens": task.max_new_tokens, "stop": task.stop}
+    model, mine = work.accelerator.unwrap_model(work.model), parallel.share(len(rows))
+    prompts = tokens(work.form, [rows[i] for i in mine], task.max_prompt)
+    options = {"max_new_tokens": task.max_new_tokens, "stop": task.stop, "first": mine[0]}
     options |= {"temperature": task.eval_temperature, "top_p": task.eval_top_p, "chunk": task.chunk or task.rollouts}
-    for prompts, ids in generate(model, work.form, rows, task.eval_seed, **options):
+    for padded, ids in generate(model, work.form, prompts, task.eval_seed, **options):
         answers += ids
-        ratios.append(log_ratio(work, prompts, ids))
+        ratios.append(log_ratio(work, padded, ids))
     return answers, torch.cat(ratios)
 
 
@@ -393,11 +411,19 @@ def log_ratio(work: Ppo, prompts: Any, answers: list[list[int]]) -> Tensor:
 def evaluate(work: Ppo, rows: list[Row], step: int) -> dict[str, float]:
     """Means over answers to held-out rows, in the words of control: `true/return`, `proxy/return` and their standard
     errors, `divergence/…`, `correlation`, `sigma/…`; the answers and their scores are in eval/step_<step>.jsonl."""
-    ids, ratio = sampled(work, rows)
     rows = [row | {"row": i} for i, row in enumerate(rows)]
-    answers, finished, scores, proxy_reward = work.judged(rows, ids)
-    true = None if work.true is None else torch.tensor(work.true(rows, answers), dtype=torch.float64)
-    found = {"proxy": proxy_reward.double()} | ({} if true is None else {"true": true})
+    mine = [rows[i] for i in parallel.share(len(rows))]
+    with parallel.whole(work):
+        ids, ratio = sampled(work, rows)
+    answers, finished, scores, proxy_reward = work.judged(mine, ids)
+    found = {"proxy": proxy_reward.double()}
+    if work.true is not None:
+        found["true"] = torch.tensor(work.true(mine, answers), dtype=torch.float64)
+    ids = of_all_ranks(ids, len(rows))
+    answers = work.form.tokenizer.batch_decode(ids, skip_special_tokens=True)
+    finished, scores, ratio = (parallel.gathered(x, len(rows)) for x in (finished, scores, ratio))
+    found = {name: parallel.gathered(x, len(rows)) for name, x in found.items()}
+    true = found.get("true")
     metrics = {"text/length": float(np.mean([len(x) for x in ids])), "text/finished": float(finished.double().mean())}
     for name, x in found.items():
         metrics |= {
@@ -412,8 +438,18 @@ def evaluate(work: Ppo, rows: list[Row], step: int) -> dict[str, float]:
         valid = torch.ones(len(ratio), 1, dtype=torch.bool)
         measured = ppo_math.divergence_metrics(ratio.unsqueeze(1), valid)
         metrics |= {f"divergence/{key}": value for key, value in measured.items()}
-    write(work, step, rows, answers, ids, finished, scores, found, ratio)
+    if parallel.rank() == 0:
+        write(work, step, rows, answers, ids, finished, scores, found, ratio)
     return metrics
+
+
+def of_all_ranks(ids: list[list[int]], n: int) -> list[list[int]]:
+    """The tokens of n answers, of which each rank has its share."""
+    lengths = parallel.gathered(torch.tensor([len(x) for x in ids]), n)
+    padded = nn.utils.rnn.pad_sequence([torch.tensor(x, dtype=torch.long) for x in ids], True)
+    return [
+        x[:length].tolist() for x, length in zip(parallel.gathered(parallel.widest(padded), n), lengths, strict=True)
+    ]
 
 
 def write(

@@ -17,7 +17,9 @@ def set_up(threads: int) -> None:
     process.set_up(threads)
     if not torch.cuda.is_available():
         os.environ.setdefault("DS_ACCELERATOR", "cpu")
-    warnings.filterwarnings("ignore", category=FutureWarning, module=r"(transformers|trl|accelerate|peft)\.")
+    warnings.filterwarnings(
+        "ignore", category=FutureWarning, module=r"(transformers|trl|accelerate|peft|torch\.distributed)\."
+    )
     import datasets
     from transformers.utils import logging as of_transformers
 

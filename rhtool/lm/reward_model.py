@@ -17,8 +17,9 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from trl import RewardConfig, RewardTrainer
 
 from rhtool.data.base import TRAIN, VALIDATION, Fit, Message, Row
-from rhtool.lm.loading import reward_model
-from rhtool.lm.text import Format
+from rhtool.lm import parallel
+from rhtool.lm.loading import context, reward_model
+from rhtool.lm.text import Format, check_lengths
 from rhtool.lm.training import InRun, arguments
 from rhtool.run import Run
 
@@ -52,6 +53,8 @@ def trainer(
     """A trainer of the run's model on the run's preferences."""
     form = Format(tokenizer, fit.max_length)
     train, held_out = (tokens(run.data.preferences(split), form, margin) for split in (TRAIN, VALIDATION))
+    every_text = [ids for data in (train, held_out) for key in ("chosen_ids", "rejected_ids") for ids in data[key]]
+    check_lengths(form, every_text, context(run.model))
     model = reward_model(run.model, tokenizer, run.seed)
     options = {"max_length": None, "disable_dropout": not run.model.dropout}
     args = RewardConfig(**arguments(run, fit, microbatch, num_train_epochs=fit.passes, **options))
@@ -75,7 +78,11 @@ def tokens(rows: list[Row], form: Format, margin: bool) -> Dataset:
 def evaluate(made: RewardModel) -> dict[str, float]:
     """On held-out pairs: accuracy (a tie counts half), Kendall's tau, mean and deviation of the scores, the loss."""
     scorer = Scorer(made.accelerator.unwrap_model(made.model), made.processing_class)
-    chosen, rejected = (scorer.of_ids(made.held_out[key]).double().numpy() for key in ("chosen_ids", "rejected_ids"))
+    n = len(made.held_out)
+    mine = made.held_out.select(parallel.share(n))
+    with parallel.whole(made):
+        scores = [scorer.of_ids(mine[key]).double() for key in ("chosen_ids", "rejected_ids")]
+    chosen, rejected = (parallel.gathered(x, n).numpy() for x in scores)
     difference = chosen - rejected
     margin = np.asarray(made.held_out["margin"]) if "margin" in made.held_out.column_names else 0.0
     accuracy = float((difference > 0).mean() + (difference == 0).mean() / 2)
@@ -116,13 +123,14 @@ class Scorer:
         self, prompts: list[list[Message]], answers: list[str], finished: list[bool] | None = None
     ) -> list[list[int]]:
         """Each prompt with its answer as tokens, cut to what the model takes."""
-        rows = []
+        before, after = [self.form.prompt(prompt) for prompt in prompts], []
         for i, (prompt, answer) in enumerate(zip(prompts, answers, strict=True)):
-            text = self.form.answer(prompt, answer)
+            text = self.form.answer(prompt, answer, before[i])
             if finished is not None and not finished[i]:
                 text = text.removesuffix(self.tokenizer.eos_token)
-            rows.append([*chain(*self.form.fit(self.form.ids(self.form.prompt(prompt)), self.form.ids(text)))])
-        return rows
+            after.append(text)
+        pairs = zip(self.form.all_ids(before), self.form.all_ids(after), strict=True)
+        return [[*chain(*self.form.fit(*pair))] for pair in pairs]
 
     @torch.no_grad()
     def of_ids(self, rows: list[list[int]]) -> Tensor:

@@ -7,6 +7,7 @@ read, and from which the next process goes on to the same result.
 
 from __future__ import annotations
 
+import json
 import random
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -17,20 +18,26 @@ import safetensors.torch
 import torch
 from transformers import PrinterCallback, TrainerCallback, TrainerState
 
-from rhtool.data.base import Optimiser
+from rhtool.checkpoints import write_atomic
+from rhtool.data.base import Optimiser, Row
 from rhtool.errors import RhtoolError
+from rhtool.lm import parallel
+from rhtool.ranks import LOGS
 from rhtool.run import Run
 
 BAD = "bad_batch.safetensors"
 """in the run's directory: the batch whose loss was not finite"""
+BAD_SCORES = "bad_scores.jsonl"
+"""likewise: the answers of which one has a proxy reward that is not finite"""
 
 
 def arguments(run: Run, fit: Optimiser, microbatch: int | None = None, **options: Any) -> dict[str, Any]:
     """Keyword arguments of any TRL configuration: the optimiser `fit`, and nothing saved, reported or downloaded behind the
-    run's back."""
+    run's back. The minibatch is that of all processes together, `microbatch` that of one forward pass of one of them."""
     model = run.model
-    micro = min(microbatch or fit.minibatch, fit.minibatch)
-    accumulate = -(-fit.minibatch // micro)
+    share = fit.minibatch // parallel.ranks()
+    micro = min(microbatch or share, share)
+    accumulate = -(-share // micro)
     cuda = torch.cuda.is_available()
     return {
         "output_dir": str(run.path / ".trainer"),
@@ -51,6 +58,8 @@ def arguments(run: Run, fit: Optimiser, microbatch: int | None = None, **options
         "weight_decay": fit.weight_decay,
         "max_grad_norm": fit.grad_clip or 0.0,
         "optim": "adamw_torch_fused",
+        "ddp_find_unused_parameters": False,
+        "deepspeed": parallel.deepspeed_config(run.accelerate),
         "save_strategy": "no",
         "logging_steps": 1,
         "logging_nan_inf_filter": False,
@@ -97,25 +106,27 @@ class InRun:
         self._steps = self.run_.loop(self, rows)
         if next(self._steps, None) is not None:
             self.train(resume_from_checkpoint=self._resumed() if self._restored else None)
+        self.check_weights()
 
     def _resumed(self) -> str:
         """A directory that tells transformers how far training is; the rest comes from the run's checkpoint."""
         directory = Path(self.args.output_dir)
-        directory.mkdir(parents=True, exist_ok=True)
         state = TrainerState(global_step=self._restored["step"], train_batch_size=self._train_batch_size)
         state.compute_steps(self.args, steps_of(self))
-        state.save_to_json(str(directory / "trainer_state.json"))
+        if parallel.rank() == 0:
+            directory.mkdir(parents=True, exist_ok=True)
+            state.save_to_json(str(directory / "trainer_state.json"))
+        self.accelerator.wait_for_everyone()
         return str(directory)
 
     # Resumable
 
     def get_state(self) -> dict[str, Any]:
         """Weights that are trained, optimiser, schedule, random states, and how far it is."""
-        model = self.accelerator.unwrap_model(self.model)
         return {
             "step": self.state.global_step,
-            "weights": {name: p for name, p in model.named_parameters() if p.requires_grad},
-            "optimizer": self.optimizer.state_dict(),
+            "weights": parallel.trained(self),
+            "optimizer": parallel.optimizer_state(self),
             "schedule": self.lr_scheduler.state_dict(),
             "random": random_state(),
             "extra": self.extra_state(),
@@ -148,13 +159,20 @@ class InRun:
     def _load_from_checkpoint(self, *args: Any, **kwargs: Any) -> None:
         """Done by `set_state`."""
 
-    def _load_optimizer_and_scheduler(self, checkpoint: Any) -> None:
-        if self._restored:
-            self.optimizer.load_state_dict(self._restored["optimizer"])
-            self.lr_scheduler.load_state_dict(self._restored["schedule"])
+    def create_optimizer(self, *args: Any, **kwargs: Any) -> Any:
+        """The trainer's; which weights it has in which order is kept, for DeepSpeed does not."""
+        made = super().create_optimizer(*args, **kwargs)
+        if not hasattr(self, "parameters_in_order"):
+            self.parameters_in_order = [list(group["params"]) for group in made.param_groups]
+        return made
 
-    def _load_scaler(self, checkpoint: Any) -> None:
-        """There is none: what is trained is float32."""
+    def _prepare_for_training(self, max_steps: int, train_dataloader: Any, resume_from_checkpoint: Any) -> Any:
+        """The trainer's, which would look for pickles to go on from."""
+        made = super()._prepare_for_training(max_steps, train_dataloader, None)
+        if self._restored:
+            parallel.set_optimizer_state(self, self._restored["optimizer"])
+            self.lr_scheduler.load_state_dict(self._restored["schedule"])
+        return made
 
     def _load_rng_state(self, checkpoint: Any) -> None:
         if self._restored:
@@ -164,13 +182,28 @@ class InRun:
         """The trainer's, and an end to training where the loss is not finite."""
         loss = super().training_step(model, inputs, *args, **kwargs)
         if not torch.isfinite(loss):
-            file = save_batch(inputs, self.run_.path)
+            file = save_batch(self.prepared(inputs), self.run_.path)
             raise RhtoolError(
                 f"the loss of step {self.state.global_step + 1} is {loss.item()}",
                 str(file),
                 "the batch is kept there; lower task.lr, or set task.grad_clip",
             )
         return loss
+
+    def prepared(self, inputs: Any) -> dict[str, Any]:
+        """What the loss of the last step was of."""
+        return inputs
+
+    def check_weights(self) -> None:
+        """Raise `RhtoolError` if a weight is not finite: a step broke it whose own loss was."""
+        model = self.accelerator.unwrap_model(self.model)
+        broken = [name for name, p in model.named_parameters() if p.requires_grad and not torch.isfinite(p).all()]
+        if broken:
+            raise RhtoolError(
+                f"after step {self.state.global_step} {len(broken)} weights are not finite, the first is {broken[0]}",
+                str(self.run_.path),
+                "lower task.lr, or set task.grad_clip, and start again: fresh=true",
+            )
 
     def _maybe_log_save_evaluate(self, *args: Any, **kwargs: Any) -> None:
         before = self.state.global_step
@@ -207,25 +240,50 @@ class _Collect(TrainerCallback):
 
 
 def random_state() -> dict[str, Any]:
-    """States of the generators that libraries draw from."""
+    """States of the generators that libraries draw from; of torch's, those of all ranks."""
     kind, keys, position, has_gauss, gauss = np.random.get_state()
     numpy = {"kind": kind, "keys": keys, "position": position, "has_gauss": has_gauss, "gauss": gauss}
-    cuda = torch.cuda.get_rng_state_all() if torch.cuda.is_available() else []
-    return {"python": random.getstate(), "numpy": numpy, "torch": torch.get_rng_state(), "cuda": list(cuda)}
+    states = {"torch": torch.get_rng_state()} | (
+        {"cuda": torch.cuda.get_rng_state()} if torch.cuda.is_available() else {}
+    )
+    of_ranks = {name: parallel.gathered(state.unsqueeze(0), parallel.ranks()) for name, state in states.items()}
+    return {"python": random.getstate(), "numpy": numpy, **of_ranks}
 
 
 def set_random_state(state: dict[str, Any]) -> None:
     """The inverse of `random_state`."""
     random.setstate(state["python"])
     np.random.set_state(tuple(state["numpy"].values()))
-    torch.set_rng_state(state["torch"])
-    if state["cuda"] and torch.cuda.is_available():
-        torch.cuda.set_rng_state_all(state["cuda"])
+    mine = min(parallel.rank(), len(state["torch"]) - 1)  # there may have been fewer ranks
+    torch.set_rng_state(state["torch"][mine].clone())  # not a view, whose storage begins elsewhere
+    if "cuda" in state and torch.cuda.is_available():
+        torch.cuda.set_rng_state(state["cuda"][mine].clone())
+
+
+def check_scores(
+    rows: list[Row], answers: list[str], scores: torch.Tensor, combined: torch.Tensor, directory: Path
+) -> None:
+    """Raise `RhtoolError` if a proxy reward, `combined` (B,), is not finite, with all answers and the judges' `scores` (B, K) in
+    `BAD_SCORES`."""
+    wrong = (~torch.isfinite(combined)).nonzero().flatten().tolist()
+    if not wrong:
+        return
+    file, lines = directory / BAD_SCORES, []
+    for row, answer, each, proxy in zip(rows, answers, scores.tolist(), combined.tolist(), strict=True):
+        known = {"judges": each, "proxy": proxy, "prompt": row["prompt"], "answer": answer}
+        lines.append(json.dumps(known, ensure_ascii=False) + "\n")
+    write_atomic(file, "".join(lines).encode())
+    prompt, answer = rows[wrong[0]]["prompt"][-1]["content"], answers[wrong[0]]
+    raise RhtoolError(
+        f"the proxy reward of {len(wrong)} of {len(rows)} answers is not finite; the first is {answer[:80]!r} to {prompt[:80]!r}",
+        str(file),
+        "the answers and their scores are kept there; mend the reward and repeat the command",
+    )
 
 
 def save_batch(inputs: dict[str, Any], directory: Path) -> Path:
-    """Write the tensors of a batch as `BAD`."""
-    file = directory / BAD
+    """Write the tensors of a batch as `BAD`; of another rank than the first beside its log."""
+    file = directory / LOGS / f"{parallel.rank()}.{BAD}" if parallel.rank() else directory / BAD
     tensors = {key: value.detach().cpu().contiguous() for key, value in inputs.items() if torch.is_tensor(value)}
     safetensors.torch.save_file(tensors, file)
     return file

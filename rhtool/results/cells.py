@@ -13,7 +13,7 @@ import numpy as np
 import pandas as pd
 
 from rhtool.results.commands import AUTO
-from rhtool.results.rows import COLUMNS, METHOD, STATUSES
+from rhtool.results.rows import COLUMNS, METHOD, PROBLEM, STATUSES
 from rhtool.results.statistics import Estimate, estimate, improvement
 
 DIVERGENCES = (
@@ -31,6 +31,10 @@ DIVERGENCES = (
 """the order in which methods are listed; others follow by name"""
 ON_TRUE = "env.reward_fun=true"
 """the override that makes a run an upper reference: it was trained on the true reward"""
+
+
+Table = tuple[str, tuple[list[str], list[list[str]]], str]
+"""a title, (header, rows) as strings, and a note on how to read them"""
 
 
 @dataclass(frozen=True)
@@ -55,6 +59,8 @@ class Cell:
     task: str
     runs: pd.DataFrame
     """the rows of `rows.read`, one per seed"""
+    reward: str
+    """of texts; empty where all cells of the section have the same"""
     true: Estimate
     proxy: Estimate
     correlation: Estimate
@@ -67,8 +73,8 @@ class Cell:
     best: bool = False
 
     @property
-    def method(self) -> tuple[str, str, tuple[str, ...]]:
-        return self.divergence, self.over, self.tuned
+    def method(self) -> tuple[str, str, tuple[str, ...], str]:
+        return self.divergence, self.over, self.tuned, self.reward
 
     @property
     def label(self) -> str:
@@ -79,7 +85,7 @@ class Cell:
         else:
             over = "" if self.over in ("", "state_action") else f" over {self.over}"
             name = (self.divergence or self.task) + over + (", on the true reward" if ON_TRUE in self.tuned else "")
-        return ", ".join([name, *tuned])
+        return ", ".join([name, *([f"reward={self.reward}"] if self.reward else []), *tuned])
 
     @property
     def swept(self) -> bool:
@@ -108,23 +114,30 @@ class Cell:
 
 @dataclass
 class Section:
-    """One environment in one setting: what can be compared with each other."""
+    """One environment, or one language model on some data, in one setting: what can be compared with each other."""
 
     group: str
     env: str
+    data: str
+    model: str
     scale: str
     cells: list[Cell]
     setting: tuple[str, ...] = ()
     """overrides that make another problem of the environment: `env.level=2`"""
     base: dict[str, Estimate] = field(default_factory=dict)
-    """true, proxy and correlation of the base policy, over the seeds (a seed's value is the mean of its runs')"""
+    """true, proxy and correlation of the base policy, over the seeds (a seed's value is the mean of its runs'); the true
+    return alone where the cells differ in reward"""
+    further: list[Table] = field(default_factory=list)
+    """tables besides those made of the cells"""
 
     @property
     def title(self) -> str:
         """`tomato (orpo)`, and the scale if it is not the paper's."""
         scale = f"scale={self.scale}" if self.scale not in ("", "paper") else ""
-        rest = ", ".join(filter(None, [self.group if self.env else "", *self.setting, scale]))
-        return (self.env or self.group) + (f" ({rest})" if rest else "")
+        name = self.env or self.data or self.group
+        model = f"model={self.model}" if self.model else ""
+        rest = ", ".join(filter(None, [self.group if name != self.group else "", model, *self.setting, scale]))
+        return name + (f" ({rest})" if rest else "")
 
     @property
     def methods(self) -> dict[tuple, list[Cell]]:
@@ -151,26 +164,35 @@ class Section:
 
 
 def sections(rows: pd.DataFrame, keys: Keys | None = None) -> list[Section]:
-    """The sections of the rows that `rows.read` gives, by environment, its tuned fields, group and scale."""
+    """The sections of the rows that `rows.read` gives, by environment or data and model, their tuned fields, group and scale."""
     keys = keys or Keys()
     found = []
-    for (env, group, scale, setting), part in rows.groupby(["env", "group", "scale", rows.tuned.map(setting_of)]):
+    for (*problem, group, scale, setting), part in rows.groupby(
+        [*PROBLEM, "group", "scale", rows.tuned.map(setting_of)]
+    ):
         done = part[part.status == "done"]
-        base = {name: by_seed(done, f"base/{key}") for name, key in _compared(keys).items()}
-        cells = [_cell(cell, keys, base["true"]) for _, cell in part.groupby([*METHOD, "coeff"])]
-        section = Section(group, env, scale, sorted(cells, key=_order), setting)
+        rewards = sorted({*part.reward} - {""})
+        compared = _compared(keys) if len(rewards) < 2 else {"true": keys.true}
+        base = {name: by_seed(done, f"base/{key}") for name, key in compared.items()}
+        cells = [
+            _cell(cell, keys, base["true"], of_reward=len(rewards) > 1) for _, cell in part.groupby([*METHOD, "coeff"])
+        ]
+        setting = (*(f"reward={name}" for name in rewards if len(rewards) == 1), *setting)
+        section = Section(group, *problem, scale, sorted(cells, key=_order), setting)
         section.base = {name: estimate(values, keys.statistic) for name, values in base.items() if len(values)}
         for method in section.methods.values():
             _mark_best(method)
         found.append(section)
-    return found
+    return sorted(found, key=lambda section: (not section.env, section.data))  # control first
 
 
 def setting_of(tuned: tuple[str, ...]) -> tuple[str, ...]:
-    """The overrides that make another problem of an environment: its fields, but for how a policy is trained on it."""
+    """The overrides that make another problem: fields of the environment, but for how a policy is trained on it, of the data,
+    and the model's path."""
     fields = ("reward_fun", "base_policy", "reward_std", "reward_mean", "proxy_scale", "true_scale")
     training = ("env.training.", *(f"env.{name}=" for name in fields))
-    return tuple(word for word in tuned if word.startswith("env.") and not word.startswith(training))
+    of_problem = ("env.", "data.", "model.path=")
+    return tuple(word for word in tuned if word.startswith(of_problem) and not word.startswith(training))
 
 
 def _compared(keys: Keys) -> dict[str, str]:
@@ -192,7 +214,7 @@ def by_seed(rows: pd.DataFrame, key: str) -> np.ndarray:
     return pd.Series(column(rows, key)).groupby(rows.seed.to_numpy()).mean().dropna().to_numpy()
 
 
-def _cell(runs: pd.DataFrame, keys: Keys, base_true: np.ndarray) -> Cell:
+def _cell(runs: pd.DataFrame, keys: Keys, base_true: np.ndarray, of_reward: bool) -> Cell:
     first, done = runs.iloc[0], runs[runs.status == "done"]
     true, proxy, correlation, measured = (
         estimate(column(done, key), keys.statistic)
@@ -206,6 +228,7 @@ def _cell(runs: pd.DataFrame, keys: Keys, base_true: np.ndarray) -> Cell:
         coeff=first.coeff,
         task=first.task or first.group,
         runs=runs,
+        reward=first.reward if of_reward else "",
         true=true,
         proxy=proxy,
         correlation=correlation,
@@ -235,7 +258,7 @@ def _hacked(done: pd.DataFrame, keys: Keys) -> str:
 def _order(cell: Cell) -> tuple:
     """None first, the divergences in their order, what was trained on the true reward last; then by coeff."""
     place = DIVERGENCES.index(cell.divergence) if cell.divergence in DIVERGENCES else len(DIVERGENCES)
-    return ON_TRUE in cell.tuned, place, cell.divergence, cell.over, cell.tuned, cell.coeff
+    return ON_TRUE in cell.tuned, place, cell.divergence, cell.over, cell.tuned, cell.reward, cell.coeff
 
 
 def _mark_best(cells: list[Cell]) -> None:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -19,7 +20,8 @@ from scipy.stats import t as student
 
 from rhtool.errors import RhtoolError, nearest
 from rhtool.hacking import averaged, course
-from rhtool.results.cells import Keys
+from rhtool.results.cells import Keys, Section, Table
+from rhtool.results.rows import curve
 from rhtool.results.scaling_laws import ENDS, FORMS, Choice, Fit, best_of_n_kl, choose, fit
 from rhtool.results.statistics import FEWEST, Estimate, estimate
 from rhtool.results.tables import formatter, interval_name, with_interval
@@ -240,11 +242,60 @@ def analyse(table: pd.DataFrame, statistic: str = "iqm", resamples: int = 2000) 
     return Analysis(table, stops, fits, choice, "; ".join(dict.fromkeys(why)), statistic)
 
 
+# Of runs on disk
+
+
+def hacking_along(directory: Path, metrics: Mapping[str, float]) -> dict[str, float]:
+    """`hacking/drop` and `hacking/onset_step` of a run's metrics.csv, next to the base policy's returns in `metrics`."""
+    rows = curve(directory, ["true/return", "proxy/return"]).dropna()
+    if "base/true/return" not in metrics or rows.empty:
+        return {}
+    drop, onset = course(
+        *(rows[key].to_numpy() for key in ("steps", "true/return", "proxy/return")),
+        base_true=metrics["base/true/return"],
+        base_proxy=metrics["base/proxy/return"],
+    )
+    return {"hacking/drop": drop, "hacking/onset_step": onset}
+
+
+def of_section(
+    section: Section, keys: Keys, outputs: str | Path, measure: str
+) -> tuple[dict[str, Analysis], dict[str, Analysis]]:
+    """`{method: analysis}` of the finished runs of a section, by `measure` and over steps.
+
+    Over steps: one coeff of each method, `Section.chosen`. By `measure`: of these the unregularised one and the best of
+    each divergence, of those whose runs measured it while they trained, and set out from the base policy. Runs that do not
+    know their base policy are left out.
+    """
+    over_steps, tables, best = {}, {}, {}
+    column = MEASURES[measure].key
+    for cell in section.chosen():
+        done = cell.runs[cell.runs.status == "done"]
+        curves, bases = {}, {}
+        for _, run in done.iterrows():
+            base = float(run.get(f"base/{keys.true}", math.nan)), float(run.get(f"base/{keys.proxy}", math.nan))
+            rows = curve(Path(outputs) / run.path, (column, keys.true, keys.proxy))
+            if np.isfinite(base).all() and rows[[keys.true, keys.proxy]].notna().all(axis=1).sum() > 1:
+                curves[f"seed={run.seed:g}"], bases[f"seed={run.seed:g}"] = rows, base
+        if not curves:
+            continue
+        method = cell.label + (f", coeff {cell.strength}" if cell.swept and cell.strength else "")
+        over_steps[method] = analyse(points(curves, "steps", bases, keys), keys.statistic)
+        if all(rows[column].notna().sum() > 1 for rows in curves.values()):
+            table = points(curves, measure, bases, keys)
+            kind = cell.divergence, cell.reward
+            if _from_base(table) and (kind not in best or cell.true.value > best[kind].true.value):
+                tables[kind], best[kind] = (method, table), cell
+    return {method: analyse(table, keys.statistic) for method, table in tables.values()}, over_steps
+
+
+def _from_base(table: pd.DataFrame) -> bool:
+    """Whether its runs set out from near the base policy, as the forms assume: the first distance is among the smaller."""
+    first = table.groupby("run").d.first()
+    return bool((first <= 0.5 * table.groupby("run").d.max()).all())
+
+
 # Tables
-
-LEFT = ("method", "form", "intervals over", "peak inside?")
-"""columns to align to the left"""
-
 
 FAR = 2.0
 """a fit says nothing of what is beyond this multiple of the farthest measured distance: it is not printed"""
@@ -293,7 +344,7 @@ def stop_texts(found: Mapping[str, Analysis]) -> tuple[list[str], list[list[str]
     names |= {"lost by the end": "lost", "proxy gained meanwhile": "proxy_after"}
     names |= {"drop": "drop", "onset at step": "onset_step", "onset at d": "onset_d"}
     absent = ["stop at n"] if measures != {"n"} else []
-    absent += ["stop at d", "onset at d"] if measures == {"steps"} else []
+    absent += ["stop at d", "onset at d"] if "steps" in measures else []
     columns = {"method": list(found), "n": [str(len(analysis.stops)) for analysis in analyses]}
     for title, name in names.items():
         if title not in absent:
@@ -307,19 +358,34 @@ def stop_texts(found: Mapping[str, Analysis]) -> tuple[list[str], list[list[str]
     return list(kept), [list(row) for row in zip(*kept.values(), strict=True)]
 
 
+FIT_NOTE = (
+    "d: distance from the base policy, sqrt(KL) or sqrt_chi2; gains are above the base policy's return. best-of-n: "
+    "d (alpha - beta d); RL: d (alpha - beta log d) (arXiv 2210.10760). AIC: 0 for the form that describes the true return "
+    f"better, how much more for the other; ? if the data cannot tell. peak at d: inf if farther than {FAR:g} times what was "
+    "measured. peak inside?: yes if the fit's peak, with its whole interval, is within the measured distances and the "
+    "points beyond it fall; no if it is beyond, or nothing falls; unclear otherwise."
+)
+STOP_NOTE = (
+    "stop: the highest true return of each run, an oracle choice; from there to the end the true return lost and the "
+    "proxy return gained. drop, onset: docs/metrics.md, hacking/drop and hacking/onset_step."
+)
+
+
+def tables(measured: Mapping[str, Analysis], over_steps: Mapping[str, Analysis]) -> list[Table]:
+    """The tables of `of_section`, those that have rows, with how to read them."""
+    fits = " ".join([FIT_NOTE, *absent(measured)])
+    found = [("overoptimisation", fit_texts(measured), fits), ("when to stop", stop_texts(over_steps), STOP_NOTE)]
+    return [table for table in found if table[1][1]]
+
+
 def notes(found: Mapping[str, Analysis]) -> list[str]:
-    """How to read the tables, and what could not be computed."""
-    said = [
-        "d: distance from the base policy, sqrt(KL) or sqrt_chi2; gains are above the base policy's return. best-of-n: "
-        "d (alpha - beta d); RL: d (alpha - beta log d) (arXiv 2210.10760).",
-        "AIC: 0 for the form that describes the true return better, how much more for the other; ? if the data cannot tell.",
-        f"peak at d: inf if farther than {FAR:g} times what was measured. peak inside?: yes if the fit's peak, with its whole "
-        "interval, is within the measured distances and the points beyond it fall; no if it is beyond, or nothing falls; "
-        "unclear otherwise.",
-        "stop: the highest true return of each run, an oracle choice; from there to the end the true return lost and the "
-        "proxy return gained. drop, onset: docs/metrics.md, hacking/drop and hacking/onset_step.",
-    ]
-    said += [f"{method}: no fit: {analysis.why}." for method, analysis in found.items() if analysis.why]
+    """How to read both tables, and what could not be computed."""
+    return [FIT_NOTE, STOP_NOTE, *absent(found)]
+
+
+def absent(found: Mapping[str, Analysis]) -> list[str]:
+    """What could not be computed, and why."""
+    said = [f"{method}: no fit: {analysis.why}." for method, analysis in found.items() if analysis.why]
     dropped = {method: analysis.points.attrs["dropped"] for method, analysis in found.items()}
     return said + [f"{method}: {n} rows with a missing value left out." for method, n in dropped.items() if n]
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import textwrap
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -28,7 +28,7 @@ PANEL = 3.3, 2.2
 """inches"""
 
 
-def picture(found: Mapping[str, Analysis]) -> Figure | None:
+def picture(found: Mapping[str, Analysis], title: str = "") -> Figure | None:
     """A column per method of `{method: analysis}`, its true above its proxy return, both above the base policy's; None
     of no method.
 
@@ -40,9 +40,10 @@ def picture(found: Mapping[str, Analysis]) -> Figure | None:
         return None
     if len(labels := {analysis.measure.label for analysis in found.values()}) > 1:
         raise RhtoolError(f"axes of {' and of '.join(sorted(labels))}", "picture", "draw each measure by itself")
-    left, right, top, below, gap = 0.85, 0.2, 0.5, 1.0, 0.25
+    left, right, top, below, gap = 0.85, 0.2, 0.8 if title else 0.5, 1.0, 0.25
     width, height = left + right + len(found) * PANEL[0] + (len(found) - 1) * gap, top + 2 * PANEL[1] + gap + below
     figure = blank(width, height)
+    figure.suptitle(title, x=0.01, ha="left", fontsize=11, fontweight="bold", color=INK)
     grid = figure.add_gridspec(
         2,
         len(found),
@@ -84,6 +85,13 @@ def picture(found: Mapping[str, Analysis]) -> Figure | None:
         handles.values(), handles.keys(), loc="lower center", ncols=min(2 * len(found), 6), frameon=False, fontsize=8
     )
     return figure
+
+
+def files(found: Mapping[str, Mapping[str, Analysis]]) -> Iterator[tuple[str, Figure]]:
+    """`(file name, figure)` of the pictures of `{title of a section: {method: analysis}}`, of those that have any."""
+    drawn = [figure for title, analyses in found.items() if (figure := picture(analyses, title))]
+    for i, figure in enumerate(drawn):
+        yield f"overoptimisation{f'_{i + 1}' if len(drawn) > 1 else ''}.png", figure
 
 
 def _draw(axes: Axes, analysis: Analysis, of: str, handles: dict) -> None:

@@ -257,7 +257,7 @@ def _scale(axes: Axes, name: str, values: np.ndarray, centre: float, room: float
         at = _nice(inverse(np.linspace(*ends, ticks + 1)))
         axis = getattr(axes, f"{name}axis")
         axis.set_major_locator(FixedLocator(at))
-        axis.set_major_formatter(FuncFormatter(lambda v, _: f"{v:,.6g}".replace("-", "\N{MINUS SIGN}")))
+        axis.set_major_formatter(FuncFormatter(lambda v, _: f"{v + 0.0:,.6g}".replace("-", "\N{MINUS SIGN}")))
         axis.set_minor_locator(NullLocator())
         axis.set_minor_formatter(NullFormatter())
         getattr(axes, f"set_{name}lim")(*inverse(ends))
@@ -386,7 +386,7 @@ def _inside(points: np.ndarray, low: np.ndarray, high: np.ndarray, margin: float
 
 
 def curves(found: list[Section], keys: Keys, outputs: str | Path) -> Figure | None:
-    """Learning curves of true and proxy return against env steps: the best coeff of each method, and the unregularised.
+    """Learning curves of true and proxy return against steps: the best coeff of each method, and the unregularised.
 
     A column per method with the true return above the proxy return; in grey behind it the unregularised run. The line
     is the median over the finished seeds (over the unfinished ones where none is finished), the band reaches from the
@@ -495,7 +495,7 @@ def _block(
                 title = textwrap.shorten(cell.label, 36, placeholder="…") + f"\n{coeff}{count}"
                 axes.set_title(title, fontsize=8.5, color=colour(cell.divergence), loc="left", pad=4)
             else:
-                axes.set_xlabel("env steps", fontsize=8.5, color=INK, labelpad=2)
+                axes.set_xlabel("steps" if section.data else "env steps", fontsize=8.5, color=INK, labelpad=2)
 
 
 def _band(axes: Axes, steps: np.ndarray, values: np.ndarray, ink: str, behind: bool = False) -> None:

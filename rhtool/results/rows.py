@@ -21,10 +21,14 @@ from rhtool.locks import under_way
 from rhtool.records import Damaged, provenance_of, result_of
 from rhtool.results.commands import AUTO, Command
 
-METHOD = ["group", "env", "scale", "divergence", "over", "tuned"]
+PROBLEM = ["env", "data", "model"]
+"""what is trained on: an environment, or data and the language model that starts on them; empty where it does not apply"""
+METHOD = ["group", *PROBLEM, "scale", "reward", "divergence", "over", "tuned"]
 """what runs of one method in one setting have in common"""
 CELL = [*METHOD, "coeff"]
 """what the seeds of one cell of a table have in common"""
+TEXT = [*PROBLEM, "reward", "divergence", "over", "scale", "task", "experiment"]
+"""what a run is called by, as `result.json` has it"""
 COLUMNS = [*CELL, "seed", "task", "experiment", "status", "reason", "steps", "iteration", "seconds", "path", "command"]
 """the columns of `read` that are not metrics; `command` is a `commands.Command` or None"""
 STATUSES = ("done", "running", "interrupted", "failed", "missing", "damaged")
@@ -56,7 +60,8 @@ def read(outputs: str | Path) -> pd.DataFrame:
 def curve(directory: str | Path, keys: Iterable[str]) -> pd.DataFrame:
     """`steps` and the given keys of a run's `metrics.csv`, by ascending `steps`; of equal `steps` the last written row.
 
-    Absent keys are NaN; so is what is not a number. A last line without its newline (a write under way) is left out.
+    Of a key that the run also measured on held-out rows (`validation/<key>`) it is that measurement. Absent keys are NaN; so is
+    what is not a number. A last line without its newline (a write under way) is left out.
     An absent file is an empty table.
     """
     wanted = ["steps", *keys]
@@ -67,7 +72,10 @@ def curve(directory: str | Path, keys: Iterable[str]) -> pd.DataFrame:
     whole = text[: text.rfind(b"\n") + 1].decode(errors="replace")
     if not whole.strip():
         return pd.DataFrame(columns=wanted, dtype=float)
-    frame = pd.read_csv(io.StringIO(whole), usecols=lambda c: c in wanted, on_bad_lines="skip", dtype=str)
+    header = set(whole.partition("\n")[0].strip().split(","))
+    names = {f"validation/{key}" if f"validation/{key}" in header else key: key for key in wanted}
+    frame = pd.read_csv(io.StringIO(whole), usecols=lambda c: c in names, on_bad_lines="skip", dtype=str)
+    frame = frame.rename(columns=names)
     frame = frame.reindex(columns=wanted).apply(pd.to_numeric, errors="coerce")
     frame = frame.dropna(subset="steps").drop_duplicates("steps", keep="last")
     return frame.sort_values("steps", ignore_index=True)
@@ -90,7 +98,7 @@ def directories(root: Path) -> Iterator[Path]:
 def _read_run(root: Path, path: Path) -> dict[str, Any]:
     """`{"identity": {column: value}, "metrics": {key: float}}`."""
     relative = path.relative_to(root)
-    identity: dict[str, Any] = dict.fromkeys(["env", "scale", "divergence", "over", "task", "experiment", "reason"], "")
+    identity: dict[str, Any] = dict.fromkeys([*TEXT, "reason"], "")
     identity |= {"group": relative.parts[0], "tuned": (), "coeff": 0.0, "seed": math.nan, "path": relative.as_posix()}
     identity |= {"status": "damaged", "command": None}
     metrics: dict[str, float] = {}
@@ -131,7 +139,7 @@ def _provenance(path: Path) -> dict[str, Any] | Damaged:
 
 def _identity(run: dict[str, Any], group: str) -> dict[str, Any]:
     """What provenance.json (under `run`) and result.json call the run, as columns."""
-    text = {key: str(run.get(key) or "") for key in ("env", "divergence", "over", "scale", "task", "experiment")}
+    text = {key: str(run.get(key) or "") for key in TEXT}
     if text["divergence"] in ("", "none"):
         text["over"] = ""
     seed, coeff = _number(run.get("seed")), _number(run.get("coeff"))

@@ -12,7 +12,7 @@ import numpy as np
 import pandas as pd
 
 from rhtool.hacking import DIAGNOSTICS
-from rhtool.results.cells import Cell, Keys, Section, by_seed, column, metrics
+from rhtool.results.cells import Cell, Keys, Section, Table, by_seed, column, metrics
 from rhtool.results.commands import AUTO, commands
 from rhtool.results.markdown import markdown_table
 from rhtool.results.rows import STATUSES
@@ -23,6 +23,8 @@ if TYPE_CHECKING:
 
 NAMES = {"iqm": "IQM", "median": "median"}
 BEST = "*"
+LEFT = ("method", "hacked?", "status", "form", "intervals over", "peak inside?")
+"""columns to align to the left"""
 ENV = "env/"
 """what the keys of the metrics begin with that an environment reports of its own"""
 OWN = "the environment's own metrics, mean over seeds"
@@ -225,10 +227,11 @@ def _mean(values: np.ndarray) -> float:
     return float(finite.mean()) if len(finite) else math.nan
 
 
-def _more(section: Section, keys: Keys) -> list[tuple[str, tuple[list[str], list[list[str]]], str]]:
-    """`(title, (header, rows), note)` of a section's further tables, those that have rows."""
+def _more(section: Section, keys: Keys) -> list[Table]:
+    """A section's further tables, those that have rows."""
     found = [
         (HACKING, diagnostics(section, keys), diagnostics_note()),
+        *section.further,
         (OWN, own_texts(section), own_note(section)),
     ]
     return [(f"{section.title}: {title}", table, note) for title, table, note in found if table[1]]
@@ -258,7 +261,7 @@ def show(found: list[Section], keys: Keys, console: Console) -> None:
         table = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0))
         for name in header:
             short = {"correlation": "corr"}.get(name, name)
-            left = name in ("method", "hacked?", "status")
+            left = name in LEFT
             table.add_column(Text(short), justify="left" if left else "right", no_wrap=name not in ("method", "status"))
         for row in rows:
             best = row[1].endswith(BEST) if header[1] == "coeff" else False
@@ -311,7 +314,7 @@ def table_of_methods(header: list[str], rows: list[list[str]]) -> str:
         best = len(row) > 1 and row[1].endswith(BEST)
         escaped = [text.replace("|", "\\|").replace("*", "\\*") for text in row]
         table.append([f"**{text}**" if best and text else text for text in escaped])
-    return markdown_table(header, table, ("method", "hacked?", "status"))
+    return markdown_table(header, table, LEFT)
 
 
 def frame(found: list[Section], keys: Keys) -> pd.DataFrame:
@@ -323,7 +326,8 @@ def frame(found: list[Section], keys: Keys) -> pd.DataFrame:
     """
     table = []
     for section in found:
-        where = {"env": section.env, "group": section.group, "scale": section.scale}
+        where = {"env": section.env, "data": section.data, "model": section.model}
+        where |= {"group": section.group, "scale": section.scale}
         means = [{ENV + name: value for name, value in values.items()} for _, _, values in own(section)]
         of_cells = means[-len(section.cells) :] or [{} for _ in section.cells]
         if "true" in section.base:

@@ -23,6 +23,9 @@ class Reward:
 
     name: ClassVar[str] = "none"
 
+    option = "reward"
+    """the option of which its errors speak"""
+
     def check(self) -> None:
         """Raise `RhtoolError` if something that it needs is missing; quick."""
         raise ConfigError(

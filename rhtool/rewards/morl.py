@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar
 
@@ -75,7 +76,7 @@ class Morl(Learned):
         if twice := [name for name in self.principles if self.principles.count(name) > 1]:
             raise ConfigError(f"the principle '{twice[0]}' is given twice", "reward.principles", "give it once")
         super().check()
-        self._weights()
+        _ = self._weights
         self._combination()
 
     def inputs(self) -> dict[str, str]:
@@ -90,7 +91,7 @@ class Morl(Learned):
         return {f"reward.models.{principle}": Trained(path) for principle, path in self._models().items()}
 
     def combined(self, scores: Tensor) -> Tensor:
-        return self._combination()(scores * scores.new_tensor(self._weights()))
+        return self._combination()(scores * scores.new_tensor(self._weights))
 
     def _combination(self) -> Combination:
         from rhtool.rewards.combine import chosen
@@ -116,8 +117,9 @@ class Morl(Learned):
                 raise ConfigError(said, "reward.principles", nearest(principle, found))
         return {principle: found[principle] for principle in self.principles or found}
 
+    @cached_property
     def _weights(self) -> list[float]:
-        """Of the principles that count."""
+        """Of the principles that count, read once."""
         if not self.weights_file:
             return list(self.weights) or [1.0] * len(self._models())
         given = read_weights(self.weights_file)

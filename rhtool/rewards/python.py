@@ -36,14 +36,14 @@ class Python(Reward):
 
     def load(self) -> Scores:
         function = self._function()
-        where = f"reward.function={self.function}"
+        where = f"{self.option}.function={self.function}"
         return lambda rows, answers, finished: called(function, where, rows, answers, finished, **self.options)
 
     def combined(self, scores: Tensor) -> Tensor:
         return scores.mean(-1)
 
     def _function(self) -> Callable[..., Any]:
-        return function_at(self.function, "reward.function")
+        return function_at(self.function, f"{self.option}.function")
 
 
 def function_at(named: str, field: str) -> Callable[..., Any]:

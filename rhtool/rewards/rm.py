@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar
@@ -26,6 +27,8 @@ class Learned(Reward):
     """of the weights"""
     max_length: int = 776
     """tokens of a prompt with its answer; a longer prompt loses its beginning"""
+    template: str = ""
+    """how the models see conversations, as model.template; empty: their tokenizers' own chat templates"""
     batch: int = incidental(32)
     """texts of a forward pass"""
 
@@ -34,7 +37,7 @@ class Learned(Reward):
         raise TypeError(f"{type(self).__name__} does not implement trained")
 
     def check(self) -> None:
-        """Are the models there? What is on the hub is not asked."""
+        """Are the models there, with one score each? What is on the hub is not asked."""
         for where, model in self.trained().items():
             if not model.path:
                 mend = "give a run of task=rm_train, a directory or a hub name"
@@ -49,6 +52,8 @@ class Learned(Reward):
                 at = f" at {model.base.path}" if model.base else ""
                 mend = "give base_model_name_or_path in it a directory with config.json, or a hub name"
                 raise RhtoolError(f"what the adapter {model.adapter} adapts is not there{at}", where, mend)
+            if (file := model.directory / "config.json").is_file():
+                _check_score(file, where)
 
     def inputs(self) -> dict[str, str]:
         """The models that are directories, and the bases of those that are adapters alone."""
@@ -63,7 +68,8 @@ class Learned(Reward):
         """The models, scored one after the other; of adapters of one base only one base, in which they take turns."""
         from rhtool.lm.judges import Judges
 
-        judges = Judges([*self.trained().values()], self.dtype, self.max_length, self.batch)
+        options = {"template": self.template, "option": f"{self.option}.template"}
+        judges = Judges([*self.trained().values()], self.dtype, self.max_length, self.batch, **options)
         return lambda rows, answers, finished: judges([row["prompt"] for row in rows], answers, finished)
 
 
@@ -77,7 +83,7 @@ class Rm(Learned):
     """run of task=rm_train, directory with config.json, or name on the hub"""
 
     def trained(self) -> dict[str, Trained]:
-        return {"reward.model": Trained(self.model)}
+        return {f"{self.option}.model": Trained(self.model)}
 
 
 @dataclass
@@ -101,7 +107,7 @@ class Ensemble(Learned):
         self._combination()
 
     def trained(self) -> dict[str, Trained]:
-        return {f"reward.models[{i}]": Trained(path) for i, path in enumerate(self.models)}
+        return {f"{self.option}.models[{i}]": Trained(path) for i, path in enumerate(self.models)}
 
     def combined(self, scores: Tensor) -> Tensor:
         return self._combination()(scores)
@@ -110,3 +116,17 @@ class Ensemble(Learned):
         from rhtool.rewards.combine import chosen
 
         return chosen(self)
+
+
+def _check_score(file: Path, field: str) -> None:
+    """Raise `RhtoolError` unless this config.json is that of a sequence classifier with one label."""
+    config = json.loads(file.read_text())
+    kinds = ", ".join(config.get("architectures") or ["no classifier"])
+    labels = len(config.get("id2label") or ("LABEL_0", "LABEL_1"))  # two, where transformers writes none
+    if "SequenceClassification" not in kinds or labels != 1:
+        has = f"{labels} labels" if "SequenceClassification" in kinds else f"none: it is {kinds}"
+        raise RhtoolError(
+            f"a reward model has one score, and the one at {file.parent} has {has}",
+            field,
+            "give a model that task=rm_train made, or another sequence classifier with num_labels=1",
+        )

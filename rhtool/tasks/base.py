@@ -11,6 +11,7 @@ from rhtool.checkpoints import STATE
 from rhtool.errors import ConfigError, MissingExtra, RhtoolError
 
 if TYPE_CHECKING:
+    from rhtool.lm.memory import Need
     from rhtool.run import Run
 
 
@@ -24,6 +25,9 @@ class Task:
     extra: ClassVar[str] = ""
     """the extra of pyproject.toml that it needs, for `task=ls`"""
 
+    parallel: ClassVar[bool] = False
+    """whether several processes may share its work: `accelerate=ddp` and the like"""
+
     finite: ClassVar[bool] = False
     """whether its episodes end after a few steps, as texts do, so that a discount of 1 is one"""
 
@@ -36,6 +40,10 @@ class Task:
         Of a run's directory it is the newest checkpoint that counts.
         """
         return {}
+
+    def memory(self, run: Run) -> Need | None:
+        """What the run will take of a GPU's memory, for `task=doctor`; None of what no GPU is needed for."""
+        return None
 
     def run(self, run: Run) -> dict[str, float]:
         """Do it, and return `{metric: value}` for `result.json`."""
@@ -51,6 +59,11 @@ AT_LEAST_ONE = (
     "every",
     "passes",
     "episodes",
+    "rollouts",
+    "max_prompt",
+    "max_new_tokens",
+    "eval_every",
+    "eval_prompts",
     "threads",
 )
 """fields of tasks that count something"""

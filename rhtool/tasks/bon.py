@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import dataclass, field
-from typing import ClassVar
+from typing import TYPE_CHECKING, ClassVar
 
+from rhtool.checkpoints import write_atomic
 from rhtool.errors import ConfigError, RhtoolError
 from rhtool.run import Run
 from rhtool.schema import incidental
 from rhtool.tasks.base import Task, check_ranges, require_lm
+
+if TYPE_CHECKING:
+    from rhtool.lm.memory import Need
 
 
 @dataclass
@@ -55,14 +60,21 @@ class Bon(Task):
         for name in ("answers", "prompts", "soft_n"):
             if getattr(self, name) < 1:
                 raise ConfigError(f"{getattr(self, name)} is too small", f"task.{name}", "choose 1 or more")
-        for part in (run.model, run.data, run.reward):
+        for part in (run.model, run.data, run.data.true_by, run.reward):
             part.check()
         if run.data.true_reward() is None:
-            raise RhtoolError("these data have no true reward to compare with", "data", "use data=toy")
+            mend = "name a reward model, data.true_by.model=..., or a function, data.true_by.function=...; data=toy has one"
+            raise RhtoolError("these data have no true reward to compare with", "data.true_by", mend)
 
     def inputs(self, run: Run) -> dict[str, str]:
         """The model, the reward's models, the files of the data."""
-        return run.model.inputs() | run.data.inputs() | run.reward.inputs()
+        return run.model.inputs() | run.data.inputs() | run.data.true_by.inputs() | run.reward.inputs()
+
+    def memory(self, run: Run) -> Need:
+        """Of weights, optimiser and the largest of its passes."""
+        from rhtool.lm import memory
+
+        return memory.of_bon(run)
 
     def run(self, run: Run) -> dict[str, float]:
         """Sample and score, select, draw."""
@@ -74,18 +86,25 @@ class Bon(Task):
 
         from rhtool.data.base import VALIDATION
         from rhtool.lm import best_of, loading, text
+        from rhtool.lm.originals import PROMPTS
         from rhtool.lm.pool import Pool
         from rhtool.results import overoptimisation_plot
         from rhtool.results.overoptimisation import analyse
         from rhtool.results.plots import save
 
         tokenizer = text.tokenizer_of(run.model, text.corpus(run.data))
+        form, rows = (
+            text.Format(tokenizer, self.max_prompt + self.max_new_tokens),
+            run.data.prompts(VALIDATION)[: self.prompts],
+        )
+        text.check_prompts(form, rows, loading.context(run.model), self.max_prompt, self.max_new_tokens)
         model = loading.language_model(run.model, tokenizer, run.seed)
-        form = text.Format(tokenizer, self.max_prompt + self.max_new_tokens)
-        work = Pool(run, model, form, run.data.prompts(VALIDATION)[: self.prompts])
+        work = Pool(run, model, form, rows)
         for i in run.loop(work, self.answers):
             run.log({"steps": (i + 1) * len(work.rows), **work.iteration()})
         work.table().to_parquet(run.path / "answers.parquet")
+        prompts = [json.dumps({"row": i, "prompt": row["prompt"]}) for i, row in enumerate(work.rows)]
+        write_atomic(run.path / PROMPTS, ("\n".join(prompts) + "\n").encode())
         true, tables = np.stack(work.true), []
         for name, proxy in best_of.proxies(np.stack(work.scores), work.proxy, {"uwo": self.uwo_weight}).items():
             found = best_of.curves(proxy, true, list(self.rates), self.soft_n, list(self.temperatures))

@@ -1,8 +1,10 @@
-"""`task=doctor`: what this machine has and lacks; each line a tick, or a cross and the command that mends it."""
+"""`task=doctor`: what this machine has and lacks, or what a run would need of it; each line a tick, or a cross and the command
+that mends it."""
 
 from __future__ import annotations
 
 import os
+import shlex
 import shutil
 import subprocess
 import sys
@@ -12,6 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar
 
+from rhtool.errors import RhtoolError
 from rhtool.provenance import threads, versions
 from rhtool.run import Run
 from rhtool.tasks.base import Task
@@ -29,9 +32,12 @@ Line = tuple[bool, str, str, str]
 
 @dataclass
 class Doctor(Task):
-    """What this machine has and lacks, and the command for what it lacks."""
+    """What this machine has and lacks, and the command for what it lacks; or what a run would need."""
 
     uses: ClassVar[tuple[str, ...]] = ()
+
+    of: str = ""
+    """the words of a run's command line: task.of=experiment=correlated_proxies_rlhf, or several in quotes; what would it need?"""
 
     def run(self, run: Run) -> dict[str, float]:
         from rich.console import Console
@@ -39,11 +45,30 @@ class Doctor(Task):
         from rich.text import Text
 
         table = Table.grid(padding=(0, 2))
-        for good, what, found, mend in examine(Path(run.outputs)):
+        for good, what, found, mend in self.needs(run) if self.of else examine(Path(run.outputs)):
             mark = Text("✓", "green") if good else Text("✗", "red")
-            table.add_row(mark, what, Text(found), Text("" if good else mend, overflow="fold"))
+            table.add_row(mark, what, Text(found, overflow="fold"), Text("" if good else mend, overflow="fold"))
         Console(width=None if sys.stdout.isatty() else 140).print(table)
         return {}
+
+    def needs(self, run: Run) -> Iterator[Line]:
+        """The lines of the run that the words of `of` compose; nothing of it is started."""
+        from rhtool.config import compose_all
+
+        words = shlex.split(self.of)
+        if not any(word.startswith("outputs=") for word in words):
+            words.append(f"outputs={run.outputs}")
+        (wanted,) = compose_all(words, config_dir=next(iter(run.config_dirs), None))
+        yield True, "run", wanted.dir or f"{wanted.option('task')} is a tool: it has no directory", ""
+        try:
+            wanted.check()
+            yield True, "check", "it could start", ""
+        except RhtoolError as error:
+            yield False, "check", f"{error.what} ({error.where})", error.mend
+        if "model" in wanted.task.uses and installed("lm"):
+            from rhtool.lm.needs import lines
+
+            yield from lines(wanted)
 
 
 def examine(outputs: Path) -> Iterator[Line]:
@@ -57,9 +82,9 @@ def examine(outputs: Path) -> Iterator[Line]:
 
 def packages() -> Iterator[Line]:
     """Versions of Python, of what rhtool always needs and of what each extra adds, without importing any."""
-    found = versions(["rhtool", "hydra-core", "numpy", "numba", "gymnasium", "torch", *EXTRAS.values()])
+    found = versions(["rhtool", "hydra-core", "numpy", "numba", "gymnasium", "torch", "deepspeed", *EXTRAS.values()])
     yield sys.version_info >= (3, 11), "python", found.pop("python") or "", "install Python 3.11 or newer"
-    extra_of = {package: extra for extra, package in EXTRAS.items()} | {"torch": "rl"}
+    extra_of = {package: extra for extra, package in EXTRAS.items()} | {"torch": "rl", "deepspeed": "lm"}
     for package, version in found.items():
         extra = extra_of.get(package)
         mend = f"pip install 'rhtool[{extra}]'" if extra else "pip install --upgrade rhtool"

@@ -167,6 +167,7 @@ class Orpo(Training, Task):
 
     def run(self, run: Run) -> dict[str, float]:
         """Train, evaluate, compare with the base policy."""
+        from rhtool.results.overoptimisation import hacking_along
         from rhtool.rl import evaluation
         from rhtool.rl.orpo import Orpo as Algorithm
         from rhtool.rl.policy import Policy
@@ -200,22 +201,6 @@ class Orpo(Training, Task):
         if run.coeff == AUTO:
             metrics["penalty/coeff"] = work.coeff
         return metrics | hacking_along(run.path, metrics)
-
-
-def hacking_along(directory: Path, metrics: dict[str, float]) -> dict[str, float]:
-    """`hacking/drop` and `hacking/onset_step` of a run's metrics.csv, next to the base policy's returns in `metrics`."""
-    from rhtool.hacking import course
-    from rhtool.results.rows import curve
-
-    rows = curve(directory, ["true/return", "proxy/return"]).dropna()
-    if "base/true/return" not in metrics or rows.empty:
-        return {}
-    drop, onset = course(
-        *(rows[key].to_numpy() for key in ("steps", "true/return", "proxy/return")),
-        base_true=metrics["base/true/return"],
-        base_proxy=metrics["base/proxy/return"],
-    )
-    return {"hacking/drop": drop, "hacking/onset_step": onset}
 
 
 def check_schedule(schedule: list[Any] | None, where: str) -> None:

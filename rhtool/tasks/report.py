@@ -36,6 +36,8 @@ class Report(Task):
     """metric of the proxy reward (`base/` before it: the base policy's)"""
     divergence_metric: str = "divergence/sqrt_chi2"
     """divergence from the base policy that is shown for every method"""
+    distance: str = choice("kl", "chi2")
+    """the divergence against which overoptimisation is fitted and drawn"""
     plots: bool = True
     """draw the pictures"""
 
@@ -43,7 +45,7 @@ class Report(Task):
         """Print the tables, write the files, print their paths. Raises `RhtoolError` if there is nothing to report."""
         from rich.console import Console
 
-        from rhtool.results import tables
+        from rhtool.results import overoptimisation, tables
         from rhtool.results.cells import Keys, metrics, sections
         from rhtool.results.rows import read
 
@@ -73,13 +75,19 @@ class Report(Task):
                 raise RhtoolError(f"no finished run has the metric '{getattr(self, field)}'", f"task.{field}", mend)
         keys = Keys(self.true_metric, self.proxy_metric, divergence=self.divergence_metric, statistic=self.statistic)
         found = sections(rows, keys)
+        overoptimised = {}
+        for section in found:
+            measured, over_steps = overoptimisation.of_section(section, keys, outputs, self.distance)
+            section.further += overoptimisation.tables(measured, over_steps)
+            overoptimised[section.title] = measured
 
         to.mkdir(parents=True, exist_ok=True)
         written = [to / "table.csv", to / "table.md"]
         if self.plots:
-            from rhtool.results import plots
+            from rhtool.results import overoptimisation_plot, plots
 
-            for name, figure in plots.files(found, keys, outputs):
+            pictures = [*plots.files(found, keys, outputs), *overoptimisation_plot.files(overoptimised)]
+            for name, figure in pictures:
                 plots.save(figure, to / name)
                 written.append(to / name)
         tables.frame(found, keys).to_csv(written[0], index=False, float_format="%.10g")

@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import ClassVar
+from typing import TYPE_CHECKING, ClassVar
 
 from rhtool.data.base import Optimiser
 from rhtool.errors import ConfigError
 from rhtool.models import SAVED
+from rhtool.rewards.rm import Learned
 from rhtool.run import AUTO, Run
 from rhtool.schema import choice, incidental
 from rhtool.tasks.base import Task, check_ranges, require_lm
+
+if TYPE_CHECKING:
+    from rhtool.lm.memory import Need
 
 
 @dataclass
@@ -22,6 +26,8 @@ class RlhfPpo(Optimiser, Task):
     uses: ClassVar[tuple[str, ...]] = ("model", "data", "reward", "divergence")
 
     finite: ClassVar[bool] = True
+
+    parallel: ClassVar[bool] = True
 
     algo: str = choice("ppo", "grpo", "rloo")
     """advantages: of a value head (ppo), or by the other answers to the same prompt (grpo, rloo)"""
@@ -62,7 +68,10 @@ class RlhfPpo(Optimiser, Task):
     vf_coeff: float = 1.0
     """weight of the value loss"""
     value_head: str = choice("mlp", "linear")
-    """on the last hidden state: two layers with ReLU, the inner one twice as wide, or one layer"""
+    """on the policy's last hidden state: two layers with ReLU, the inner one twice as wide, or one layer"""
+    value_model: str = choice("none", "base", "reward")
+    """base, reward: values are those of a model of its own, with a linear head, that starts from the policy's base, or from the
+    reward model; none: of a head on the policy's hidden states"""
     whiten: bool = True
     """advantages of a round have mean 0 and variance 1 over its tokens"""
     score_scale: str = choice("none", "running", "norm", "ref")
@@ -106,22 +115,33 @@ class RlhfPpo(Optimiser, Task):
         check_ranges(self)
         run.model.check()
         run.data.check()
+        run.data.true_by.check()
         run.reward.check()
         if run.coeff == AUTO:
             raise ConfigError("it is not known of texts before the first round", "coeff=auto", "give a number")
         if self.rollouts % self.minibatch:
             mend = "choose a multiple of task.minibatch"
             raise ConfigError(f"{self.rollouts} answers in minibatches of {self.minibatch}", "task.rollouts", mend)
-        if self.minibatch % (self.microbatch or self.minibatch):
-            mend = "choose a divisor of task.minibatch"
-            raise ConfigError(f"a minibatch of {self.minibatch} in parts of {self.microbatch}", "task.microbatch", mend)
+        share = self.minibatch // run.accelerate.processes()
+        if share % min(self.microbatch or share, share):
+            mend = "choose a divisor of task.minibatch over the number of processes"
+            raise ConfigError(f"a minibatch of {share} in parts of {self.microbatch}", "task.microbatch", mend)
+        if self.value_model == "reward" and not (isinstance(run.reward, Learned) and len(run.reward.trained()) == 1):
+            mend = "take task.value_model=base, or reward=rm"
+            raise ConfigError("the reward is not one learned model", "task.value_model=reward", mend)
         if self.algo != "ppo" and (self.group < 2 or self.rollouts % self.group):
             mend = "choose 2 or more, a divisor of task.rollouts"
             raise ConfigError(f"{self.rollouts} answers in groups of {self.group}", "task.group", mend)
 
     def inputs(self, run: Run) -> dict[str, str]:
         """The model it starts from, the reward's models, the files of the data."""
-        return run.model.inputs() | run.data.inputs() | run.reward.inputs()
+        return run.model.inputs() | run.data.inputs() | run.data.true_by.inputs() | run.reward.inputs()
+
+    def memory(self, run: Run) -> Need:
+        """Of weights, optimiser and the largest of its passes."""
+        from rhtool.lm import memory
+
+        return memory.of_ppo(run)
 
     def run(self, run: Run) -> dict[str, float]:
         """Train, evaluate, save."""
@@ -129,15 +149,21 @@ class RlhfPpo(Optimiser, Task):
 
         set_up(self.threads)
         from rhtool.data.base import TRAIN, VALIDATION
-        from rhtool.lm import loading, ppo, text
+        from rhtool.lm import card, loading, parallel, ppo, text
+        from rhtool.results.overoptimisation import hacking_along
 
         tokenizer = text.tokenizer_of(run.model, text.corpus(run.data))
+        rows, held_out = run.data.prompts(TRAIN), run.data.prompts(VALIDATION)[: self.eval_prompts]
+        form = text.Format(tokenizer, self.max_prompt + self.max_new_tokens)
+        text.check_prompts(form, rows + held_out, loading.context(run.model), self.max_prompt, self.max_new_tokens)
         model = loading.language_model(run.model, tokenizer, run.seed)
-        work = ppo.Ppo(run, self, model, tokenizer, run.data.prompts(TRAIN))
-        held_out = run.data.prompts(VALIDATION)[: self.eval_prompts]
+        work = ppo.Ppo(run, self, model, tokenizer, rows)
         work.attach(run, ppo.NAMES, lambda step: ppo.validation(work, held_out, step), self.eval_every)
         base = ppo.evaluate_base(work, held_out)
         work.fit(self.iterations, work.steps_of_round(self))
-        metrics = ppo.final(work, held_out, base)
+        metrics = {"steps": work.state.global_step, **ppo.final(work, held_out, base)}
         ppo.save(work, run.path / SAVED)
-        return {"steps": work.state.global_step, **metrics}
+        metrics |= hacking_along(run.path, metrics)
+        if parallel.rank() == 0:
+            card.write(run.path, metrics)
+        return metrics

@@ -14,6 +14,7 @@ from rhtool.tasks.base import Task, check_ranges, require_policy, require_rl
 from rhtool.tasks.sft import Fitting
 
 if TYPE_CHECKING:
+    from rhtool.lm.memory import Need
     from rhtool.rl.policy import Interface, Policy
 
 
@@ -124,19 +125,28 @@ class RmTrainTexts(Fitting):
     margin: bool = False
     """the data's margins are subtracted from the difference of the scores"""
 
+    def memory(self, run: Run) -> Need:
+        """Of weights, optimiser and the largest of its passes."""
+        from rhtool.lm import memory
+
+        return memory.of_rm(run)
+
     def run(self, run: Run) -> dict[str, float]:
         """Fit, evaluate, save."""
         from rhtool.lm.process import set_up
 
         set_up(self.threads)
-        from rhtool.lm import loading, reward_model, text
+        from rhtool.lm import card, loading, parallel, reward_model, text
         from rhtool.lm.training import steps_of
 
         tokenizer = text.tokenizer_of(run.model, text.corpus(run.data))
         work = reward_model.trainer(run, self, tokenizer, self.l2, self.margin, self.microbatch, self.every)
         work.fit(steps_of(work))
-        metrics = reward_model.evaluate(work)
+        metrics = {"steps": work.state.global_step, **reward_model.evaluate(work)}
         made = work.accelerator.unwrap_model(work.model)
         made.config.score_mean, made.config.score_std = (metrics[f"rm/score/{x}"] for x in ("mean", "std"))
-        loading.save(made, tokenizer, run.path / SAVED)
-        return {"steps": work.state.global_step, **metrics}
+        with parallel.exported(work) as first:
+            if first:
+                loading.save(made, tokenizer, run.path / SAVED)
+                card.write(run.path, metrics)
+        return metrics

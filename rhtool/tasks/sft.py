@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import TYPE_CHECKING, ClassVar
 
 from rhtool.data.base import Fit
 from rhtool.models import SAVED
 from rhtool.run import Run
 from rhtool.tasks.base import Task, check_ranges, require_lm
+
+if TYPE_CHECKING:
+    from rhtool.lm.memory import Need
 
 
 @dataclass
@@ -18,6 +21,8 @@ class Fitting(Fit, Task):
     extra: ClassVar[str] = "lm"
 
     uses: ClassVar[tuple[str, ...]] = ("model", "data")
+
+    parallel: ClassVar[bool] = True
 
     microbatch: int | None = None
     """rows (for preferences: pairs) of one forward pass; null: all of the minibatch"""
@@ -42,17 +47,26 @@ class Fitting(Fit, Task):
 class Sft(Fitting):
     """Supervised fine-tuning of a language model on demonstrations, for base policies."""
 
+    def memory(self, run: Run) -> Need:
+        """Of weights, optimiser and the largest of its passes."""
+        from rhtool.lm import memory
+
+        return memory.of_sft(run)
+
     def run(self, run: Run) -> dict[str, float]:
         """Fit, evaluate, save."""
         from rhtool.lm.process import set_up
 
         set_up(self.threads)
-        from rhtool.lm import loading, sft, text
+        from rhtool.lm import card, loading, parallel, sft, text
         from rhtool.lm.training import steps_of
 
         tokenizer = text.tokenizer_of(run.model, text.corpus(run.data))
         work = sft.trainer(run, self, tokenizer, self.microbatch, self.every)
         work.fit(steps_of(work))
-        metrics = sft.evaluate(work)
-        loading.save(work.model, tokenizer, run.path / SAVED)
-        return {"steps": work.state.global_step, **metrics}
+        metrics = {"steps": work.state.global_step, **sft.evaluate(work)}
+        with parallel.exported(work) as first:
+            if first:
+                loading.save(work.model, tokenizer, run.path / SAVED)
+                card.write(run.path, metrics)
+        return metrics

@@ -5,6 +5,7 @@ from __future__ import annotations
 import inspect
 import json
 import math
+import shutil
 
 import pytest
 
@@ -12,6 +13,7 @@ from rhtool.divergences import KL, Chi2, NoDivergence, SqrtChi2
 from rhtool.errors import ConfigError, RhtoolError
 from rhtool.models import SAVED, Lora, Model
 from rhtool.rewards.python import Python
+from rhtool.rewards.rm import Rm
 from rhtool.run import Run
 from rhtool.tasks.rlhf_ppo import RlhfPpo
 from tests.lm.small import Words, interrupted
@@ -62,15 +64,89 @@ def same(one, other):
     assert all(torch.equal(weights[name], weights_2[name]) for name in weights)
 
 
-@pytest.mark.parametrize("model", [{}, {"lora": Lora(r=2)}, {"layers_unfrozen": 1}], ids=["full", "lora", "top"])
-def test_a_killed_run_ends_as_one_that_was_not(model, sft_run, tmp_path, monkeypatch):
+@pytest.mark.parametrize(
+    ("model", "value_model"),
+    [
+        ({}, "none"),
+        ({"lora": Lora(r=2)}, "none"),
+        ({"layers_unfrozen": 1}, "none"),
+        ({}, "base"),
+        ({"lora": Lora(r=2)}, "base"),
+    ],
+    ids=["full", "lora", "top", "value_model", "lora_value_model"],
+)
+def test_a_killed_run_ends_as_one_that_was_not(model, value_model, sft_run, tmp_path, monkeypatch):
     options = {"divergence": SqrtChi2(), "coeff": 0.1, "score_scale": "running", "target_kl": 1.0, "kl_horizon": 100.0}
+    options["value_model"] = value_model
     make(tmp_path / "whole", sft_run, model=model, **options).execute()
     with monkeypatch.context() as patch, pytest.raises(MemoryError):
         interrupted(patch, 1)
         make(tmp_path / "killed", sft_run, model=model, **options).execute()
     make(tmp_path / "killed", sft_run, model=model, **options).execute()
     same(tmp_path / "whole", tmp_path / "killed")
+
+
+@pytest.mark.parametrize("value_model", ["none", "base"])
+def test_only_a_value_model_keeps_the_value_loss_from_the_policy(value_model, sft_run, tmp_path):
+    """After a round of two gradient steps the policy is the same to the last bit, however much the value loss weighs."""
+    options = {"value_model": value_model, "iterations": 1, "epochs": 1, "grad_clip": None, "eval_every": 9}
+    for weight in (0.0, 5.0):
+        make(tmp_path / str(weight), sft_run, vf_coeff=weight, **options).execute()
+    one, other = (load_file(tmp_path / str(weight) / SAVED / "model.safetensors") for weight in (0.0, 5.0))
+    assert all(torch.equal(one[name], other[name]) for name in one) == (value_model == "base")
+
+
+def first_animals(prompts, answers, columns):
+    """A reward that the prompt alone decides: what there is to learn is its value."""
+    return [2.0 * (prompt[-1]["content"].split()[1] in ["ant", "bee", "cat", "cow", "dog"]) - 1 for prompt in prompts]
+
+
+def test_a_value_model_learns_and_is_saved_as_an_ordinary_classifier(sft_run, tmp_path):
+    from transformers import AutoModelForSequenceClassification
+
+    options = {"value_model": "base", "iterations": 12, "rollouts": 32, "lr": 2e-3, "eval_every": 99}
+    options |= {"function": "tests.lm.test_rlhf_ppo:first_animals"}
+    make(tmp_path / "run", sft_run, **options).execute()
+    rows = outcome(tmp_path / "run")[1]
+    loss, explained = rows["ppo/value_loss"], rows["ppo/explained_variance"]
+    assert loss[-3:].mean() < 0.3 * loss[:3].mean() and explained[-3:].mean() > 0.7
+    saved = tmp_path / "run" / SAVED / "value_model"
+    plain, info = AutoModelForSequenceClassification.from_pretrained(saved, output_loading_info=True)
+    assert plain.config.num_labels == 1 and not info["missing_keys"] and not info["unexpected_keys"]
+
+
+def test_a_value_model_may_start_as_the_reward_model(reward_run, sft_run, tmp_path):
+    """At the end of a text its value is the score, as long as it has not learnt."""
+    from rhtool.lm import loading, text
+
+    run = make(tmp_path / "run", sft_run, value_model="reward")
+    run.reward = Rm(model=str(reward_run))
+    run.check()
+    tokenizer = text.tokenizer_of(run.model)
+    model = loading.language_model(run.model, tokenizer, 0)
+    work = ppo.Ppo(run, run.task, model, tokenizer, Words().prompts("train"))
+    ids = tokenizer(["cat dog bee", "cow cow cow"], return_tensors="pt", padding=True)
+    ids, mask = ids["input_ids"], ids["attention_mask"]
+    more = torch.cat([ids, ids[:, -1:]], 1), torch.cat([mask, mask[:, -1:]], 1)
+    with torch.no_grad():
+        found = work.log_probs(work.model, *more, 1, valued=True)[1]
+        scored = loading.score_model(str(reward_run / SAVED))(ids, attention_mask=mask).logits
+    torch.testing.assert_close(found, scored)
+
+
+def test_a_value_model_reads_what_the_policy_reads(reward_run, sft_run, tmp_path):
+    from transformers import AutoTokenizer
+
+    run = make(tmp_path / "run", sft_run, value_model="reward")
+    with pytest.raises(ConfigError, match="not one learned model"):
+        run.check()
+    shutil.copytree(reward_run / SAVED, tmp_path / "other")
+    tokenizer = AutoTokenizer.from_pretrained(tmp_path / "other")
+    tokenizer.add_tokens(["moo"])
+    tokenizer.save_pretrained(tmp_path / "other")
+    run.reward = Rm(model=str(tmp_path / "other"))
+    with pytest.raises(ConfigError, match="reads other tokens"):
+        run.execute()
 
 
 @pytest.mark.parametrize("where", ["loss", "reward"])
@@ -178,8 +254,20 @@ def nothing(prompts, answers, columns):
 def test_a_reward_that_is_not_finite_ends_the_run_and_keeps_the_scores(sft_run, tmp_path):
     with pytest.raises(RhtoolError, match="not finite"):
         make(tmp_path / "run", sft_run, function="tests.lm.test_rlhf_ppo:nothing").execute()
+    kept = [json.loads(line) for line in (tmp_path / "run" / "bad_scores.jsonl").read_text().splitlines()]
+    assert len(kept) == 16 and all(math.isnan(line["proxy"]) and line["prompt"] for line in kept)
+
+
+def test_a_loss_that_is_not_finite_ends_the_run_and_keeps_the_batch(sft_run, tmp_path):
+    with pytest.raises(RhtoolError, match="the loss of step 2 is nan"):
+        make(tmp_path / "run", sft_run, lr=1e30, grad_clip=None).execute()
     kept = load_file(tmp_path / "run" / "bad_batch.safetensors")
-    assert kept["scores"].isnan().all() and len(kept["row"]) == 16
+    assert kept["completion_ids"].shape == kept["advantages"].shape and len(kept["completion_ids"]) == 8
+
+
+def test_weights_that_are_not_finite_end_the_run_before_anything_is_sampled_from_them(sft_run, tmp_path):
+    with pytest.raises(RhtoolError, match=r"after step 1 .* weights are not finite"):
+        make(tmp_path / "run", sft_run, lr=1e39, grad_clip=None, epochs=1, rollouts=8).execute()
 
 
 @pytest.mark.parametrize(

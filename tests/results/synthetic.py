@@ -26,18 +26,27 @@ def write_run(
     experiment: str | None = None,
     scale: str = "paper",
     overrides: list[str] | None = None,
+    text: dict[str, str] | None = None,
 ) -> Path:
-    """A run's directory; `curve`: rows of metrics.csv, true and proxy at their end; without status no result.json."""
+    """A run's directory; `curve`: rows of metrics.csv, true and proxy at their end; without status no result.json; `text`:
+    data, model and reward of a run on texts."""
     tuned = tuned or {}
     if over != "state_action":
         tuned = {"divergence.over": over} | tuned
     words = [f"{k}={str(v).strip('[]').replace(',', '+')}" for k, v in tuned.items()]
     name = "-".join([divergence, f"coeff={coeff}", *words] if divergence else words or ["default"])
-    path = root / (experiment or group) / env / name / f"seed={seed}"
+    path = root / (experiment or group) / ("-".join(text.values()) if text else env) / name / f"seed={seed}"
     (path / "checkpoints").mkdir(parents=True)
     (path / ".lock").touch()
     (path / "events.jsonl").write_text('{"event": "start"}\n')
-    run = {"task": group, "experiment": experiment, "env": env, "divergence": divergence or None, "over": over}
+    run = {
+        "task": group,
+        "experiment": experiment,
+        "env": None if text else env,
+        **(text or {}),
+        "divergence": divergence or None,
+        "over": over,
+    }
     run |= {"coeff": coeff, "seed": seed, "scale": scale, "tuned": tuned}
     if overrides is None:
         overrides = [f"{'experiment' if experiment else 'task'}={experiment or group}", f"env={env}"]

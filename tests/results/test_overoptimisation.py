@@ -14,11 +14,11 @@ from rhtool.errors import RhtoolError
 from rhtool.hacking import course
 from rhtool.results import overoptimisation as over
 from rhtool.results.cells import Keys
-from rhtool.results.markdown import markdown_table
 from rhtool.results.overoptimisation_plot import picture
 from rhtool.results.plots import save
 from rhtool.results.rows import curve
 from rhtool.results.scaling_laws import FORMS, choose, fit
+from rhtool.results.tables import table_of_methods
 
 # The formulas of the paper once more, written differently.
 R = {
@@ -360,7 +360,7 @@ def test_whatever_there_is_gives_tables_and_a_picture_and_says_what_is_missing(n
     found = {name: analysis}
     for header, lines in (over.fit_texts(found), over.fit_texts(found, "proxy"), over.stop_texts(found)):
         assert all(len(line) == len(header) for line in lines)
-        text = markdown_table(header, lines, over.LEFT) if lines else ""
+        text = table_of_methods(header, lines) if lines else ""
         assert "nan" not in text.lower()
     assert len(over.fit_texts(found)[1]) == (0 if name in UNFITTED else 2)
     assert any(note.startswith(f"{name}: no fit") for note in over.notes(found)) == (name in UNFITTED)

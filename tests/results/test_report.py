@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import hashlib
+import re
 import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
+import pandas as pd
 import pytest
 from matplotlib.image import imread
 from synthetic import paper_like, returns, write_run
@@ -54,6 +57,39 @@ def test_only_some_environments(tmp_path):
         report(tmp_path, env="tomatto")
     with pytest.raises(RhtoolError, match="did you mean 'true/return'"):
         report(tmp_path, true_metric="true/returns")
+
+
+def test_texts_are_in_the_tables_and_pictures_of_control_with_their_overoptimisation(tmp_path, capsys):
+    paper_like(tmp_path, seeds=3)
+    base, text = (0.3, 0.2), {"data": "toy", "model": "pretrained", "reward": "rm"}
+    for seed in range(3):
+        for divergence, coeff, far in (("none", 0, 6.0), ("sqrt_chi2", 0.3, 3.0)):
+            d = np.linspace(0.1, far, 30) + 0.01 * np.random.default_rng(seed).normal(size=30)
+            curve = pd.DataFrame({"steps": np.arange(30) * 8, "divergence/kl": d**2})
+            curve["true/return"], curve["proxy/return"] = base[0] + d * (0.4 - 0.1 * d), base[1] + 0.3 * d  # peaks at 2
+            last = curve.iloc[-1]
+            metrics = returns(last["true/return"], last["proxy/return"], base)
+            options = {"group": "rlhf_ppo", "divergence": divergence, "coeff": coeff, "seed": seed, "text": text}
+            curve.to_csv(write_run(tmp_path, metrics=metrics, **options) / "metrics.csv", index=False)
+    report(tmp_path)
+    table = (tmp_path / "report/table.md").read_text()
+    texts = table[table.index("## toy (rlhf_ppo, model=pretrained, reward=rm)") :]
+    assert table.index("## tomato") < table.index("## toy") and "sqrt_chi2" in texts
+    assert re.search(r"\| no regularisation +\| +\| +3 \|.*\| yes ", texts)
+    fit = re.search(r"\| no regularisation +\| best-of-n +\|.*", texts).group()
+    assert "| yes " in fit and re.search(r"2\.00\d* \[(1\.9|2\.0)\d*, 2\.0\d*\]", fit)
+    assert (
+        "when to stop" in table[: table.index("## toy")] and "overoptimisation\n" not in table[: table.index("## toy")]
+    )
+    assert (tmp_path / "report/overoptimisation.png").is_file()
+
+    # Another reward of the same policies: one table, in which the proxies are not mistaken for each other.
+    options["text"] = text | {"reward": "ensemble"}
+    write_run(tmp_path, metrics=returns(0.5, 9.0, (base[0], 8.0)), **options | {"seed": 0})
+    report(tmp_path, group="rlhf_ppo", plots=False)
+    table = (tmp_path / "report/table.md").read_text()
+    assert "## toy (rlhf_ppo, model=pretrained)" in table and "sqrt_chi2, reward=ensemble" in table
+    assert re.search(r"\| base policy .*\| +- \| +- \| +0\.0+ ", table)
 
 
 def test_nothing_to_report_says_what_to_do(tmp_path):

@@ -192,6 +192,13 @@ def test_curve_of_a_file_that_is_being_written(tmp_path):
     assert data["proxy/return"].isna().all()
 
 
+def test_curve_is_of_held_out_rows_where_a_run_measures_itself_on_them(tmp_path):
+    lines = ["steps,true/return,proxy/return,validation/true/return", "1,9.0,1.0,", "2,9.5,2.0,0.5", "3,9.9,3.0,"]
+    (tmp_path / "metrics.csv").write_text("\n".join(lines) + "\n")
+    found = curve(tmp_path, ["true/return", "proxy/return"])
+    assert found["true/return"].dropna().tolist() == [0.5] and found["proxy/return"].tolist() == [1.0, 2.0, 3.0]
+
+
 @pytest.mark.parametrize("content", [None, b"", b"iteration,st", b"iteration,steps\n", b"\0\0\0"])
 def test_curve_of_a_file_with_nothing_in_it(tmp_path, content):
     if content is not None:

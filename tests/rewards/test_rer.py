@@ -254,3 +254,16 @@ def test_the_encoder_that_needs_no_download_knows_what_texts_are_about():
     answers = ["Paris is the capital.", "It is a large city.", "Bananas are yellow.", row["reference"]]
     paris, vague, bananas, same = reward.load()([row] * 4, answers, [True] * 4)[:, 2].tolist()
     assert bananas < vague < paris < same == pytest.approx(1, abs=1e-5)
+
+
+@pytest.mark.lm
+@pytest.mark.skipif(importlib.util.find_spec(rer.MINILM_PACKAGE) is None, reason="needs the extra rer")
+def test_the_encoder_that_needs_no_download_is_the_one_it_is_called_after():
+    """Its vectors have the products that the documentation of sentence-transformers prints for all-MiniLM-L6-v2."""
+    from rhtool.lm.encoder import Encoder
+
+    vectors = Encoder(Rer()._encoder().source, normalise=True)(
+        ["The weather is lovely today.", "It's so sunny outside!", "He drove to the stadium."]
+    )
+    found = [float(vectors[i] @ vectors[j]) for i, j in ((0, 1), (0, 2), (1, 2))]
+    assert found == pytest.approx([0.6660, 0.1046, 0.1411], abs=1e-4)

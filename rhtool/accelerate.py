@@ -1,0 +1,143 @@
+"""Over which processes a task that trains language models is spread: the schema of the group `accelerate`.
+
+How a run is computed, not what it is: no part of its identity, like the logger. The same run may be begun by one process and
+ended by four.
+"""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass, field
+from importlib.util import find_spec
+from typing import TYPE_CHECKING, Any, ClassVar
+
+from rhtool.errors import ConfigError, MissingExtra, RhtoolError
+from rhtool.schema import choice
+
+if TYPE_CHECKING:
+    from rhtool.run import Run
+
+
+@dataclass
+class Accelerate:
+    """How many processes, and what each of them holds."""
+
+    sharded: ClassVar[bool] = False
+    """whether a process holds a part of the weights only"""
+
+    def processes(self) -> int:
+        """Processes of a run."""
+        return 1
+
+    def check(self, run: Run) -> None:
+        """Raise `RhtoolError` if the run cannot be spread so, before anything is started."""
+
+    def execute(self, run: Run) -> dict[str, Any]:
+        """Do the run's task, and return its metrics."""
+        return run.task.run(run)
+
+    def deepspeed_config(self) -> dict[str, Any] | None:
+        """DeepSpeed's configuration, with "auto" for what the task decides; None without DeepSpeed."""
+        return None
+
+
+@dataclass
+class Single(Accelerate):
+    """One process, the run's own."""
+
+
+@dataclass
+class Ddp(Accelerate):
+    """Several processes, each with the whole model and a share of every minibatch (torch's DistributedDataParallel)."""
+
+    extra: ClassVar[str] = "lm"
+
+    num_processes: int | None = None
+    """processes, each with a GPU if there are any; null: as many as there are GPUs, or 1"""
+
+    def processes(self) -> int:
+        if self.num_processes is not None:
+            return self.num_processes
+        return _gpus() or 1
+
+    def check(self, run: Run) -> None:
+        if not run.task.parallel:
+            what = f"task={run.option('task')} works in one process"
+            raise ConfigError(what, "accelerate", "leave it out, or accelerate=single")
+        if self.num_processes is not None and self.num_processes < 1:
+            raise ConfigError(f"{self.num_processes} processes", "accelerate.num_processes", "choose 1 or more")
+        if find_spec("torch") is None:
+            raise MissingExtra("lm", "torch")
+        nodes = int(os.environ.get("SLURM_STEP_NUM_NODES") or os.environ.get("SLURM_JOB_NUM_NODES") or 1)
+        if nodes > 1:
+            what = f"the job has {nodes} nodes, and the processes of a run are those of one"
+            raise RhtoolError(what, "SLURM_JOB_NUM_NODES", "ask for one node: sbatch --nodes=1, hydra.launcher.nodes=1")
+        count, gpus = self.processes(), _gpus()
+        if gpus and count > gpus:
+            what = f"{count} processes for {gpus} GPU{'s' * (gpus > 1)}"
+            raise ConfigError(what, "accelerate.num_processes", f"choose {gpus} or fewer: each has one of its own")
+        for name in ("minibatch", "rollouts"):
+            if getattr(run.task, name, 0) % count:
+                mend = f"choose a multiple of {count}, or another accelerate.num_processes"
+                raise ConfigError(f"{getattr(run.task, name)} for {count} processes", f"task.{name}", mend)
+
+    def execute(self, run: Run) -> dict[str, Any]:
+        from rhtool.ranks import launch
+
+        return launch(run, self.processes())
+
+
+@dataclass
+class Zero2(Ddp):
+    """DeepSpeed's ZeRO stage 2: each process has all weights, and a part of the gradients and of the optimiser's state."""
+
+    deepspeed: dict[str, Any] = field(default_factory=dict)
+    """DeepSpeed's configuration; auto: what the task and the model say"""
+
+    def check(self, run: Run) -> None:
+        super().check(run)
+        if find_spec("deepspeed") is None:
+            raise MissingExtra("lm", "deepspeed")
+        if run.model.dtype == "float16":
+            mend = "choose bfloat16, or accelerate=ddp"
+            raise ConfigError("DeepSpeed's scaling of float16 losses is not kept", "model.dtype", mend)
+        stage = self.deepspeed.get("zero_optimization", {}).get("stage")
+        if stage != self.stage:
+            mend = f"choose another option of accelerate, or stage: {self.stage}"
+            raise ConfigError(f"stage {stage} of ZeRO", "accelerate.deepspeed.zero_optimization.stage", mend)
+        for key in ("optimizer", "scheduler"):
+            if key in self.deepspeed:
+                raise ConfigError(f"the {key} is the task's", f"accelerate.deepspeed.{key}", "leave it out")
+
+    stage: ClassVar[int] = 2
+    """of ZeRO"""
+
+    def deepspeed_config(self) -> dict[str, Any]:
+        return self.deepspeed
+
+
+@dataclass
+class Zero3(Zero2):
+    """DeepSpeed's ZeRO stage 3: each process has a part of the weights, the gradients and the optimiser's state."""
+
+    stage: ClassVar[int] = 3
+
+    sharded: ClassVar[bool] = True
+
+    offload: str = choice("none", "optimizer", "all")
+    """what waits in the main memory while the GPU does not need it: nothing, the optimiser's state, the weights too"""
+
+    def deepspeed_config(self) -> dict[str, Any]:
+        to_cpu = {"device": "cpu", "pin_memory": bool(_gpus())}
+        zero = dict(self.deepspeed["zero_optimization"])
+        if self.offload != "none":
+            zero["offload_optimizer"] = to_cpu
+        if self.offload == "all":
+            zero["offload_param"] = to_cpu
+        return self.deepspeed | {"zero_optimization": zero}
+
+
+def _gpus() -> int:
+    import torch
+
+    return torch.cuda.device_count()

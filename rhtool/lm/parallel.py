@@ -1,0 +1,228 @@
+"""What the ranks of a run tell each other, and what of the model each of them holds.
+
+Of one process alone every function here is the identity.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import copy
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, distributed
+from torch.nn.functional import pad
+
+from rhtool.accelerate import Accelerate
+
+
+def ranks() -> int:
+    """How many there are."""
+    return distributed.get_world_size() if distributed.is_initialized() else 1
+
+
+def rank() -> int:
+    """This one's number."""
+    return distributed.get_rank() if distributed.is_initialized() else 0
+
+
+def device() -> torch.device:
+    """Where tensors are that ranks exchange."""
+    return torch.device("cuda", torch.cuda.current_device()) if torch.cuda.is_available() else torch.device("cpu")
+
+
+def share(n: int) -> range:
+    """Which of n rows are this rank's, for `gathered` to bring together: ceil(n / ranks) consecutive ones, but for the last
+    ranks. One that would have none does the first row, and nobody hears of it."""
+    each = -(-n // ranks())
+    mine = range(rank() * each, min((rank() + 1) * each, n))
+    return mine or range(min(n, 1))
+
+
+def gathered(x: Tensor, n: int) -> Tensor:
+    """The n rows of which each rank has its `share` x (b, ...)."""
+    if ranks() == 1:
+        return x
+    each = -(-n // ranks())
+    mine = x.new_zeros(each, *x.shape[1:], device=device(), dtype=torch.uint8 if x.dtype == torch.bool else x.dtype)
+    mine[: len(x)] = x
+    parts = [torch.empty_like(mine) for _ in range(ranks())]
+    distributed.all_gather(parts, mine)
+    return torch.cat(parts)[:n].to(x.device, x.dtype)
+
+
+def widest(x: Tensor, left: bool = False, value: Any = 0) -> Tensor:
+    """x (B, T) padded, at the `left` or the right, to the greatest T of all ranks."""
+    missing = int(largest(x.shape[1])) - x.shape[1]
+    return pad(x, (missing, 0) if left else (0, missing), value=value)
+
+
+def largest(x: float) -> float:
+    """Of the numbers of the ranks."""
+    found = torch.tensor(float(x), dtype=torch.float64, device=device())
+    if ranks() > 1:
+        distributed.all_reduce(found, distributed.ReduceOp.MAX)
+    return found.item()
+
+
+def summed(values: Sequence[Any]) -> list[Any]:
+    """The sums of the ranks' numbers or lists of numbers (all of one shape), in float64."""
+    if ranks() == 1:
+        return list(values)
+    total = torch.tensor(values, dtype=torch.float64, device=device())
+    distributed.all_reduce(total)
+    return total.tolist()
+
+
+def of_all(x: Tensor) -> Tensor:
+    """x (B, ...) of the ranks one after the other. The gradient is for the mean over the ranks, as `DistributedDataParallel`
+    and DeepSpeed take it: `ranks()` times that of the own part."""
+    if ranks() == 1:
+        return x
+    found = gathered(x.detach(), len(x) * ranks())
+    if not x.requires_grad:
+        return found
+    parts = list(found.split(len(x)))
+    parts[rank()] = x.detach() + ranks() * (x - x.detach())
+    return torch.cat(parts)
+
+
+# Weights
+
+
+def deepspeed_config(accelerate: Accelerate) -> dict[str, Any] | None:
+    """DeepSpeed's configuration, which transformers fills in; None without it."""
+    config = accelerate.deepspeed_config()
+    if config is not None and not torch.cuda.is_available():
+        import deepspeed.ops
+
+        # Gloo does what it would do, and it is compiled for a minute and a half where it was not before.
+        deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
+    return copy.deepcopy(config)
+
+
+def zero_stage(trainer: Any) -> int:
+    """Of DeepSpeed, where it trains already; 0 without it."""
+    return _stage_to_be(trainer) if trainer.deepspeed is not None else 0
+
+
+def _stage_to_be(trainer: Any) -> int:
+    plugin = getattr(trainer.accelerator.state, "deepspeed_plugin", None)
+    return 0 if plugin is None else plugin.zero_stage
+
+
+@contextlib.contextmanager
+def whole(trainer: Any) -> Iterator[None]:
+    """With all weights of the model in each process, for passes without gradients. Nested, the outer one counts."""
+    if _stage_to_be(trainer) < 3 or getattr(trainer, "_is_whole", False):
+        yield
+        return
+    if not zero_stage(trainer):
+        with _said_to_be_there(trainer.model):
+            yield
+        return
+    from trl.models import unwrap_model_for_generation
+
+    trainer._is_whole = True
+    try:
+        with unwrap_model_for_generation(trainer.model_wrapped, trainer.accelerator):
+            yield
+    finally:
+        trainer._is_whole = False
+
+
+@contextlib.contextmanager
+def _said_to_be_there(model: Any) -> Iterator[None]:
+    """TRL takes the weights for divided before training begins, and asks each where it is."""
+    from deepspeed.runtime.zero.partition_parameters import ZeroParamStatus
+
+    for p in model.parameters():
+        p.ds_status = ZeroParamStatus.AVAILABLE
+    try:
+        yield
+    finally:
+        for p in model.parameters():
+            del p.ds_status
+
+
+@contextlib.contextmanager
+def exported(trainer: Any) -> Iterator[bool]:
+    """With the model as it is to be saved, after training: whole, and float32. Whether this is the rank that saves it."""
+    with whole(trainer):
+        if zero_stage(trainer):
+            weights, model = trained(trainer), trainer.accelerator.unwrap_model(trainer.model)
+            for name, p in model.named_parameters():
+                p.data = weights[name].to(p.device) if name in weights else p.data.float()
+        yield rank() == 0
+
+
+def trained(trainer: Any) -> dict[str, Tensor]:
+    """`{name: weight}` of what is trained, whole and as the optimiser has it (float32), in each process."""
+    model = trainer.accelerator.unwrap_model(trainer.model)
+    found = {name: p for name, p in model.named_parameters() if p.requires_grad}
+    if not zero_stage(trainer):
+        return found
+    from deepspeed.utils import safe_get_full_fp32_param
+
+    return {name: safe_get_full_fp32_param(p) for name, p in found.items()}
+
+
+def optimizer_state(trainer: Any) -> dict[str, Any]:
+    """Its `state_dict`; from DeepSpeed, which holds it in parts, what that would be in one process."""
+    if not zero_stage(trainer):
+        return trainer.optimizer.state_dict()
+    from deepspeed.utils import safe_get_full_optimizer_state
+
+    inner, state, groups, number = _inner(trainer), {}, [], 0
+    _link(trainer)
+    steps = [s["step"] for s in inner.state.values() if "step" in s]
+    for group, parameters in zip(inner.param_groups, trainer.parameters_in_order, strict=True):
+        numbers = list(range(number, number := number + len(parameters)))
+        groups.append({key: value for key, value in group.items() if key != "params"} | {"params": numbers})
+        for i, p in zip(numbers, parameters, strict=True):
+            state[i] = {key: safe_get_full_optimizer_state(p, key) for key in MOMENTS} | {"step": steps[0]}
+    return {"state": state, "param_groups": groups}
+
+
+def set_optimizer_state(trainer: Any, saved: dict[str, Any]) -> None:
+    """The inverse of `optimizer_state`."""
+    if not zero_stage(trainer):
+        trainer.optimizer.load_state_dict(saved)
+        return
+    from deepspeed.utils import safe_set_full_optimizer_state
+
+    inner = _inner(trainer)
+    for flat in _parts(trainer):  # before the first step there are none
+        inner.state[flat] = {key: torch.zeros_like(flat) for key in MOMENTS}
+        inner.state[flat]["step"] = saved["state"][0]["step"].clone()
+    _link(trainer)
+    for i, p in enumerate(p for group in trainer.parameters_in_order for p in group):
+        for key in MOMENTS:
+            safe_set_full_optimizer_state(p, saved["state"][i][key].to(p.device), key)
+    for group, old in zip(inner.param_groups, saved["param_groups"], strict=True):
+        group.update({key: value for key, value in old.items() if key in group and key != "params"})
+
+
+MOMENTS = ("exp_avg", "exp_avg_sq")
+"""of AdamW's state, one tensor each for every weight"""
+
+
+def _parts(trainer: Any) -> list[Tensor]:
+    """The flat weights of which this process has the optimiser's state."""
+    zero = trainer.model_wrapped.optimizer
+    return zero.fp32_partitioned_groups_flat if zero_stage(trainer) == 3 else zero.single_partition_of_fp32_groups
+
+
+def _link(trainer: Any) -> None:
+    """Have DeepSpeed know where the moments of each weight are. It does so after the step of the first group of weights, when
+    the other groups have none."""
+    if zero_stage(trainer) < 3:
+        zero = trainer.model_wrapped.optimizer
+        zero._hp_optimizer_states_linked = False
+        zero._lazy_init_hp_params_optimizer_state()
+
+
+def _inner(trainer: Any) -> Any:
+    """The optimiser that DeepSpeed's wraps."""
+    return trainer.model_wrapped.optimizer.optimizer
