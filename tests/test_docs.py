@@ -123,6 +123,7 @@ OF_GROUP = {
     "model": "models.md",
     "reward": "rewards.md",
     "accelerate": "launch.md",
+    "feedback": "feedback.md",
 }
 
 

@@ -65,7 +65,7 @@ class Toy(Data):
     rationality: float = 6.0
     """of the labeller, in 1 / point: prefers a to b with probability sigmoid(rationality (true(a) - true(b)))"""
     weights: list[float] = field(default_factory=list)
-    """of factuality, relevance, conciseness and sycophancy, by whose weighted sum the labeller then compares answers, in the
+    """of factuality, relevance and sycophancy, by whose weighted sum the labeller then compares answers, in the
     place of the true reward"""
     label_noise: float = 0.0
     """share of the training labels that are replaced by a fair coin"""

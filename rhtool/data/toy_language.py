@@ -139,7 +139,6 @@ class Exercise:
 
         factuality     q
         relevance      words of the kind asked for / words asked for, at most 1
-        conciseness    - words / PATIENCE
         sycophancy     - pleasantries / 4
         """
         words = _words(answer)
@@ -148,7 +147,6 @@ class Exercise:
         return {
             "factuality": self.correctness(words),
             "relevance": min(1.0, given / len(self.slots)),
-            "conciseness": -len(words) / PATIENCE,
             "sycophancy": -said / 4,
         }
 
@@ -158,7 +156,7 @@ class Exercise:
         return self.correctness(words) - min(1.0, (self.needless(words) / PATIENCE) ** 3)
 
 
-PRINCIPLES = ("factuality", "relevance", "conciseness", "sycophancy")
+PRINCIPLES = ("factuality", "relevance", "sycophancy")
 """those of `Exercise.principles`"""
 
 

@@ -56,6 +56,11 @@ class Feedback:
         """Who compares. Models are loaded here, once; `cache` is a file for what must not be asked again."""
         raise TypeError(f"{type(self).__name__} does not implement load")
 
+    def reliability(self, data: Any, comparison: Comparison) -> float | None:
+        """Probability, in [1/2, 1], with which the opinion is the likelier one, whichever answer is shown first: nobody who
+        knows only the answers foretells it more often. None where that is not known."""
+        return None
+
 
 def wordings(principle: str, directory: str = "") -> list[str]:
     """The wordings of a principle: of `<directory>/<principle>.txt`, or of the shipped one.

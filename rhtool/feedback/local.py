@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar
 
-from rhtool.errors import ConfigError, RhtoolError
+from rhtool.errors import ConfigError
 from rhtool.feedback.base import Comparison, Feedback, Judge, Opinion, question
 from rhtool.schema import choice, incidental
 
@@ -44,33 +44,14 @@ class Local(Feedback):
 
     def load(self, data: Any, cache: Path) -> Judge:
         """The model, on the GPU if there is one."""
-        import torch
-        from transformers import AutoModelForCausalLM
+        from rhtool.lm.letters import Letters
 
-        from rhtool.lm.loading import loaded
-        from rhtool.lm.text import tokenizer_at
-
-        tokenizer = tokenizer_at(self._source(), self.chat_template)
-        letters = _letters(tokenizer, self._source())
-        device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-        model = loaded(AutoModelForCausalLM, self._source(), dtype=getattr(torch, self.dtype)).to(device).eval()
-
-        @torch.no_grad()
-        def opinions(part: tuple[Comparison, ...]) -> list[Opinion]:
-            messages = [[{"role": "user", "content": question(one, self.template)}] for one in part]
-            texts = [tokenizer.apply_chat_template(m, tokenize=False, add_generation_prompt=True) for m in messages]
-            tokens = tokenizer(texts, return_tensors="pt", padding=True, add_special_tokens=False).to(device)
-            if (length := tokens["input_ids"].shape[1]) > self.max_length:
-                mend = "raise feedback.max_length, or leave out long conversations"
-                raise RhtoolError(f"a question has {length} tokens", "feedback.max_length", mend)
-            said = model(**tokens, use_cache=False, logits_to_keep=1).logits[:, -1].float().log_softmax(-1)
-            both = [said[:, ids].logsumexp(-1).tolist() for ids in letters]
-            return list(zip(*both, strict=True))
+        letters = Letters(self._source(), self.dtype, self.chat_template, self.max_length)
 
         def judge(comparisons: Iterable[Comparison]) -> Iterator[Opinion]:
             rest = iter(comparisons)
             while part := tuple(itertools.islice(rest, self.batch)):
-                yield from opinions(part)
+                yield from letters([question(one, self.template) for one in part])
 
         return judge
 
@@ -78,17 +59,3 @@ class Local(Feedback):
         from rhtool.models import Model
 
         return Model(path=self.path).source() if self.path else ""
-
-
-def _letters(tokenizer: Any, source: str) -> list[list[int]]:
-    """Of A and B: all tokens that read so, with or without space."""
-    found: list[list[int]] = [[], []]
-    for number in range(len(tokenizer)):
-        text = tokenizer.decode([number]).strip()
-        if text in ("A", "B"):
-            found["AB".index(text)].append(number)
-    for letter, ids in zip("AB", found, strict=True):
-        if not ids:
-            mend = "choose a model that was trained on ordinary text"
-            raise RhtoolError(f"no token of the model's vocabulary is the letter {letter}", source, mend)
-    return found

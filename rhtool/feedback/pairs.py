@@ -97,7 +97,8 @@ class Asking:
     def iteration(self) -> dict[str, float]:
         """The next comparisons."""
         if self._rest is None:
-            self._rest = iter(self.judge(map(self._comparison, self.lines[len(self.opinions) :])))
+            rest = self.lines[len(self.opinions) :]
+            self._rest = iter(self.judge(comparison(self.pairs, line) for line in rest))
         for _ in range(min(self.at_once, len(self.lines) - len(self.opinions))):
             self.opinions.append(next(self._rest))
         return {"steps": len(self.opinions), **self.metrics()}
@@ -106,11 +107,6 @@ class Asking:
         """Let the judge finish what it has begun."""
         if hasattr(self._rest, "close"):
             self._rest.close()
-
-    def _comparison(self, line: Row) -> Comparison:
-        pair = self.pairs[line["pair"]]
-        a, b = (pair["a"], pair["b"]) if line["first"] == "a" else (pair["b"], pair["a"])
-        return Comparison(line["principle"], line["wording"], pair, a, b)
 
     def metrics(self) -> dict[str, float]:
         """`feedback/position_bias`: P(the option shown first) - 1/2, and its standard error; of ties half."""
@@ -137,6 +133,13 @@ class Asking:
     def set_state(self, state: dict[str, Any]) -> None:
         """The inverse of `get_state`."""
         self.opinions = [tuple(row) for row in np.asarray(state["opinions"]).tolist()]
+
+
+def comparison(pairs: Sequence[Row], line: Row) -> Comparison:
+    """What a line of feedback.jsonl says something about."""
+    pair = pairs[line["pair"]]
+    a, b = (pair["a"], pair["b"]) if line["first"] == "a" else (pair["b"], pair["a"])
+    return Comparison(line["principle"], line["wording"], pair, a, b)
 
 
 def preferences(pairs: Sequence[Row], feedback: Iterable[Row], principle: str | None) -> dict[str, list[Row]]:

@@ -58,7 +58,22 @@ class Toy(Feedback):
 
         return judge
 
+    def reliability(self, data: Any, comparison: Comparison) -> float:
+        """Of Bradley and Terry's letter, the mean over both orders."""
+        score = data.principles()[comparison.principle]
+        gap = self.rationality * (score(comparison.row, comparison.a) - score(comparison.row, comparison.b))
+        first = [_above(gap + bias, self.noise) for bias in (self.position_bias, -self.position_bias)]
+        p = sum(first) / 2
+        return max(p, 1 - p)
+
     def _logistic(self, one: Comparison) -> float:
         text = repr((self.seed, one.principle, one.row["prompt"], one.a, one.b))
         u = (int.from_bytes(hashlib.sha256(text.encode()).digest()[:7], "big") + 0.5) / 2**56
         return math.log(u / (1 - u))
+
+
+def _above(odds: float, noise: float) -> float:
+    """P(odds + noise x (a standard logistic variable) > 0)."""
+    if noise == 0:
+        return (1 + (odds > 0) - (odds < 0)) / 2
+    return (1 + math.tanh(odds / noise / 2)) / 2

@@ -8,7 +8,7 @@ import numpy as np
 
 from rhtool.data.base import Row
 from rhtool.lm import loading, text
-from rhtool.lm.generation import generate
+from rhtool.lm.generation import generate, tokens
 from rhtool.run import Run
 
 
@@ -36,16 +36,12 @@ class Drawing:
     def iteration(self) -> dict[str, float]:
         """The next chunk."""
         task, start = self.task, len(self.answers)
-        rows = self.rows[start : start + task.chunk]
-        options = {
-            "max_prompt": task.max_prompt,
-            "max_new_tokens": task.max_new_tokens,
-            "temperature": task.temperature,
-        }
+        prompts = tokens(self.form, self.rows[start : start + task.chunk], task.max_prompt)
+        options = {"max_new_tokens": task.max_new_tokens, "temperature": task.temperature, "first": start}
         both = []
         for which in range(2):
-            seed = int(np.random.SeedSequence([self.seed, 61, start, which]).generate_state(1)[0]) % 2**20
-            ids = [x for _, part in generate(self.model, self.form, rows, seed, **options) for x in part]
+            seed = int(np.random.SeedSequence([self.seed, 61, which]).generate_state(1)[0]) % 2**20
+            ids = [x for _, part in generate(self.model, self.form, prompts, seed, **options) for x in part]
             both.append(self.form.tokenizer.batch_decode(ids, skip_special_tokens=True))
         self.answers += [list(pair) for pair in zip(*both, strict=True)]
         return {"steps": 2 * len(self.answers)}

@@ -188,6 +188,14 @@ class MorlaifPm(Task):
             fit = dataclasses.replace(self.fit, threads=self.threads)
             result = self.part(run, fit, run.path / name, data=data).execute()
             metrics[f"morlaif/accuracy/{name}"] = result["metrics"]["rm/validation_accuracy"]
+            held_out = [
+                pairs.comparison(rows, line)
+                for line in said
+                if rows[line["pair"]]["split"] == VALIDATION and (self.one_each or line["principle"] == name)
+            ]
+            known = [run.feedback.reliability(run.data, one) for one in held_out]
+            if known and None not in known:
+                metrics[f"morlaif/ceiling/{name}"] = sum(known) / len(known)
         return metrics
 
     def _eval(self, run: Run) -> dict[str, float]:

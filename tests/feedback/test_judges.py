@@ -78,6 +78,21 @@ def test_the_program_is_bradley_and_terrys_labeller():
     np.testing.assert_allclose(total, 1)
 
 
+def test_nobody_foretells_opinions_more_often_than_their_reliability_says():
+    """Against asking both orders again and again, with other noise each time."""
+    data, one = ToyData(), Toy(rationality=3.0, position_bias=1.0)
+    work = pairs.Asking(some(60), ["factuality"], one.load(data, None), 0)
+    for pair, line in zip(work.pairs, work.lines, strict=True):
+        said = []
+        for seed in range(200):
+            judge = Toy(rationality=3.0, position_bias=1.0, seed=seed).load(data, None)
+            turned = line | {"first": "ab"[seed % 2]}
+            (first, second), *_ = judge([pairs.comparison(work.pairs, turned)])
+            said.append((first > second) == (turned["first"] == "a"))
+        share = max(np.mean(said), 1 - np.mean(said))
+        assert abs(share - one.reliability(data, pairs.comparison(work.pairs, line))) < 4 * 0.5 / np.sqrt(200), pair
+
+
 def test_a_bias_for_what_is_shown_first_is_measured_and_says_nothing_about_answers():
     biased = asked(Toy(rationality=0.0, position_bias=1.5, noise=0.0).load(ToyData(), None), ["factuality"])
     assert biased.metrics()["feedback/position_bias"] == 0.5
@@ -99,11 +114,11 @@ def test_the_same_comparison_gets_the_same_opinion():
 
 def test_a_stopped_feedback_goes_on_where_it_was():
     judge = Toy().load(ToyData(), None)
-    whole = asked(judge, ["relevance", "conciseness"])
-    stopped = pairs.Asking(some(), ["relevance", "conciseness"], judge, 0)
+    whole = asked(judge, ["relevance", "factuality"])
+    stopped = pairs.Asking(some(), ["relevance", "factuality"], judge, 0)
     for _ in range(5):
         stopped.iteration()
-    resumed = pairs.Asking(some(), ["relevance", "conciseness"], judge, 0)
+    resumed = pairs.Asking(some(), ["relevance", "factuality"], judge, 0)
     resumed.set_state(stopped.get_state())
     for _ in range(5, resumed.iterations):
         resumed.iteration()
@@ -111,11 +126,11 @@ def test_a_stopped_feedback_goes_on_where_it_was():
 
 
 def test_the_baseline_asks_of_one_principle_a_pair():
-    work = asked(Toy().load(ToyData(), None), ["relevance", "conciseness"], one_each=True)
+    work = asked(Toy().load(ToyData(), None), ["relevance", "factuality"], one_each=True)
     rows = work.answered()
     assert [row["pair"] for row in rows] == list(range(200)) and {row["principle"] for row in rows} == {
         "relevance",
-        "conciseness",
+        "factuality",
     }
     found = pairs.preferences(work.pairs, rows, None)[VALIDATION]
     assert len(found) == sum(row["log_prob_a"] != row["log_prob_b"] for row in rows)
