@@ -27,7 +27,9 @@ def wilson(p: float, n: int, level: float = LEVEL) -> Estimate:
     z = float(norm.ppf((1 + level) / 2))
     middle, half = p + z * z / (2 * n), z * math.sqrt(p * (1 - p) / n + z * z / (4 * n * n))
     scale = 1 + z * z / n
-    return Estimate(p, max(0.0, (middle - half) / scale), min(1.0, (middle + half) / scale), n)
+    return Estimate(
+        p, min(p, (middle - half) / scale), max(p, (middle + half) / scale), n
+    )  # p is in it, but for rounding
 
 
 def of_runs(outcomes: Sequence[NDArray[np.float64]]) -> Estimate:
