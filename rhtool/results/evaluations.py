@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -165,18 +166,21 @@ class Rescoring:
 
 def groups(runs: Sequence[Path]) -> dict[str, list[Path]]:
     """`{name: runs}` that differ only in their seed: directories `seed=<n>` beside each other; another directory is by itself.
-    The name is what the groups' directories do not have in common, letters, digits and underscores."""
+    The name, of letters, digits and underscores, is the words of the directory, below what holds all of them, that not all have;
+    of one group, the directory's own."""
     found: dict[Path, list[Path]] = {}
     for run in runs:
         full = run.absolute()
         found.setdefault(full.parent if full.name.startswith("seed=") else full, []).append(run)
-    above = Path(os.path.commonpath([directory.parent for directory in found]))
-    names = {
-        directory: "".join(c if c.isalnum() else "_" for c in str(directory.relative_to(above))) for directory in found
-    }
-    if len(set(names.values())) < len(names):  # that differ in signs alone
-        names = {directory: f"{name}_{i}" for i, (directory, name) in enumerate(names.items())}
-    return {names[directory]: members for directory, members in found.items()}
+    above = os.path.commonpath([directory.parent for directory in found])
+    words = {directory: re.split(r"[-/]", str(directory.relative_to(above))) for directory in found}
+    shared = set.intersection(*map(set, words.values()))
+    named: dict[str, list[Path]] = {}
+    for directory, members in found.items():
+        name = "_".join(word for word in words[directory] if word not in shared) or directory.name
+        name = re.sub(r"\W+", "_", name, flags=re.ASCII).strip("_") or "runs"
+        named[name if name not in named else f"{name}_{len(named)}"] = members
+    return named
 
 
 class InTurn:

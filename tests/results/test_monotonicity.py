@@ -144,6 +144,9 @@ def test_runs_are_found_above_them_and_by_a_pattern_and_grouped_by_seed(tmp_path
     assert evaluations.runs_at("outputs/rer/*/seed=0", "x") == [paths[2], paths[0]]
     groups = evaluations.groups(paths)
     assert groups == {"length": paths[:2], "all_of_it": paths[2:3], "alone": paths[3:]}
+    assert [*evaluations.groups(paths[:2])] == ["length"]
+    variants = [Path(f"x/kl-coeff={c}-reward.relevance=true/seed=0") for c in (0.1, 0.2)]
+    assert [*evaluations.groups(variants)] == ["coeff_0_1", "coeff_0_2"]
     with pytest.raises(RhtoolError, match="no evaluations"):
         evaluations.runs_at("outputs/none", "task.path")
 
