@@ -5,24 +5,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-import yaml
-
 from rhtool.data.base import Row
-from rhtool.errors import RhtoolError
 from rhtool.lm import loading, text
 from rhtool.lm.generation import generate, tokens
-from rhtool.models import SAVED, Model
-
-
-def models_of(run: Path) -> tuple[Model, Model]:
-    """The policy of a finished run of task=rlhf_ppo, and what it started from. Raises `RhtoolError` if one is not there."""
-    if not (run / SAVED / "config.json").is_file():
-        raise RhtoolError("the run has saved no policy", str(run), "finish it: repeat its command")
-    config = yaml.safe_load((run / "config.yaml").read_text())["model"]
-    if not config["path"]:
-        raise RhtoolError("the run began with a model that knows nothing", str(run), "there is no tax on that")
-    kept = {key: config[key] for key in ("path", "revision", "dtype", "template")}
-    return Model(path=str(run), dtype=kept["dtype"]), Model(**kept)
+from rhtool.models import Model
+from rhtool.results.tax import models_of
 
 
 def answered(
@@ -30,7 +17,6 @@ def answered(
 ) -> tuple[list[str], list[str]]:
     """The answers of the policy, and of the base policy, to rows with `prompt`."""
     policy, base = models_of(run)
-    base.check()
     options = (max_prompt, max_new_tokens, chunk)
     return greedy(policy, rows, *options), greedy(base, rows, *options)
 

@@ -11,10 +11,12 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+import yaml
 
 from rhtool.data.jsonl import records
 from rhtool.errors import RhtoolError
 from rhtool.feedback.pairs import write
+from rhtool.models import SAVED, Model
 from rhtool.results.rouge import rouge_l
 from rhtool.results.statistics import FEWEST, Estimate, interval, limits
 
@@ -34,6 +36,20 @@ def rows(file: str) -> list[Row]:
             raise RhtoolError("the line has no list of reference answers", where, mend)
         found.append(row)
     return found
+
+
+def models_of(run: Path) -> tuple[Model, Model]:
+    """The policy of a finished run of task=rlhf_ppo, and what it started from. Raises `RhtoolError` if one is not
+    there."""
+    if not (run / SAVED / "config.json").is_file():
+        raise RhtoolError("the run has saved no policy", str(run), "finish it: repeat its command")
+    config = yaml.safe_load((run / "config.yaml").read_text())["model"]
+    if not config["path"]:
+        raise RhtoolError("the run began with a model that knows nothing", str(run), "there is no tax on that")
+    kept = {key: config[key] for key in ("path", "revision", "dtype", "template")}
+    base = Model(**kept)
+    base.check()
+    return Model(path=str(run), dtype=kept["dtype"]), base
 
 
 def rouge(answers: Sequence[str], rows: Sequence[Row], best: bool) -> np.ndarray:

@@ -90,9 +90,11 @@ class RerEval(Task):
                 "nobody gives references a true reward", "data.true_by", "name who does, or take data=toy"
             )
         if self.tax:
-            from rhtool.results.tax import rows
+            from rhtool.results.tax import models_of, rows
 
             rows(self.tax)
+            for path in runs:
+                models_of(path)
 
     def inputs(self, run: Run) -> dict[str, str]:
         """The evaluations, what judges, the file of the tax and the policies that answer to it."""
@@ -110,9 +112,12 @@ class RerEval(Task):
             if self.principles_directory:
                 found["principles"] = self.principles_directory
         if self.tax:
-            from rhtool.models import SAVED
+            from rhtool.results.tax import models_of
 
-            found |= {"tax": self.tax} | {f"policy of {path}": str(path / SAVED) for path in runs}
+            found["tax"] = self.tax
+            for path in runs:
+                for name, model in zip(("policy", "base policy"), models_of(path), strict=True):
+                    found |= {f"{name} of {path}": file for file in model.inputs().values()}
         return found
 
     def run(self, run: Run) -> Found:
@@ -126,7 +131,11 @@ class RerEval(Task):
         read = {path: evaluations.read(path, self.from_step, fewest) for path in runs}
         known = self._known(run, list(read.values()))
         others = self._others(run, read, known) if self.against else {}
-        rescoring = evaluations.Rescoring([*read.values(), *others.values()], self._judges(run), known)
+        judged = list(read.values()) if self.monotonicity else []
+        if self.against and self.judged_by == "true":
+            judged += [found.last() for found in ([] if self.monotonicity else read.values())]
+            judged += {id(found): found for found in others.values()}.values()
+        rescoring = evaluations.Rescoring(judged, self._judges(run) if judged else {}, known)
         pairs = self._pairs(read, others, known)
         asking = self._asking(run, [pair for pair in pairs if pair["a"] != pair["b"]])
         with contextlib.closing(asking) if asking else contextlib.nullcontext():

@@ -103,8 +103,9 @@ def test_a_trained_run_from_its_evaluations_to_the_picture(ppo, tmp_path):
 
 
 def test_the_base_policy_says_what_its_model_says(ppo, sft_run):
-    from rhtool.lm.tax import greedy, models_of
+    from rhtool.lm.tax import greedy
     from rhtool.models import Model
+    from rhtool.results.tax import models_of
 
     rows = [{"prompt": [{"role": "user", "content": f"say {a} dog"}]} for a in ("cat", "bee", "ant")]
     _, base = models_of(ppo)
@@ -220,6 +221,13 @@ def test_what_cannot_be_done_is_said_before_anything_is(words, said, tmp_path, m
     write(Path("mine"))
     with pytest.raises((ConfigError, RhtoolError), match=said):
         compose("task=rer_eval", *words).check()
+
+
+def test_a_run_without_a_policy_has_no_tax(tmp_path):
+    file = tmp_path / "tax.jsonl"
+    file.write_text('{"prompt": "q", "references": ["a"]}\n')
+    with pytest.raises(RhtoolError, match="saved no policy"):
+        make(tmp_path / "run", path=str(write(tmp_path / "mine")), tax=str(file)).check()
 
 
 def test_the_data_must_be_those_of_the_run(tmp_path):
