@@ -88,9 +88,13 @@ def monotonicity(runs: Sequence[Course], resamples: int = 2000, seed: int = 0) -
 
     Of `FEWEST` runs or more, runs are resampled: the interval is of another seed's training. Of fewer, prompts are, the same ones
     at all evaluations and, where they have equally many, in all runs: the interval is of these very policies on other prompts.
-    `n` is the number of what is resampled. Noise of few prompts shuffles evaluations that are close to each other, so that the
-    coefficients of resamples, and with them the interval, lie lower than of the means themselves. Resamples without a
-    coefficient (a reward that is constant) are left out; limits are NaN if none has one, or with one prompt.
+    `n` is the number of what is resampled. Resamples without a coefficient (a reward that is constant) are left out; limits are
+    NaN if none has one, or with one prompt.
+
+    Noise of few prompts shuffles evaluations that are close to each other: the coefficient of the means is nearer to 0 than that
+    which all prompts would show, and those of resamples, which are shuffled twice, nearer still. Over prompts a coefficient's
+    interval therefore reaches from the lower end of the percentile and of the reflected interval (2 x value - percentiles) to the
+    higher: it covers where the percentile one alone need not at all, and is too wide elsewhere.
 
     Raises `RhtoolError` for rewards that are not finite.
     """
@@ -111,7 +115,11 @@ def monotonicity(runs: Sequence[Course], resamples: int = 2000, seed: int = 0) -
         of_resamples = of_resamples[np.isfinite(of_resamples)]
         limits = (np.nan, np.nan)
         if prompts > 1 and len(of_resamples) and np.isfinite(x).all():
-            limits = tuple(map(float, np.quantile(of_resamples, [(1 - LEVEL) / 2, (1 + LEVEL) / 2])))
+            low, high = np.quantile(of_resamples, [(1 - LEVEL) / 2, (1 + LEVEL) / 2]).tolist()
+            if name in COEFFICIENTS:
+                twice = 2 * float(x.mean())
+                low, high = max(-1.0, min(low, twice - high)), min(1.0, max(high, twice - low))
+            limits = low, high
         found[name] = Estimate(float(x.mean()), *limits, prompts)
     return found
 
