@@ -32,7 +32,7 @@ class Evaluations:
     path: Path
     """of the run"""
     steps: NDArray[np.int64]
-    """(T,), ascending"""
+    """(T,), ascending: rounds of sampling and learning"""
     lines: list[list[Line]]
     """(T, P)"""
 

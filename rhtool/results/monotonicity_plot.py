@@ -1,4 +1,4 @@
-"""The picture of monotonicity: true and proxy reward against the steps of training."""
+"""The picture of monotonicity: true and proxy reward against the rounds of training."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ def picture(found: Mapping[str, Sequence[Course]], spearman: Mapping[str, Estima
                 title = f"{textwrap.shorten(name, 44, placeholder='…')}\nSpearman {said(spearman[name])}"
                 axes.set_title(title, loc="left", fontsize=8.5, color=INK, pad=4)
             else:
-                axes.set_xlabel("gradient steps", fontsize=9, color=INK)
+                axes.set_xlabel("rounds of training", fontsize=9, color=INK)
     figure.legend(
         handles.values(), handles.keys(), loc="lower center", ncols=min(2 * len(found), 5), frameon=False, fontsize=8
     )

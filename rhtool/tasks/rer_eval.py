@@ -40,7 +40,7 @@ class RerEval(Task):
     monotonicity: bool = True
     """whether the means of proxy and true reward over the evaluations are compared"""
     from_step: int = 0
-    """evaluations before it do not count for that"""
+    """evaluations before this round do not count for that"""
     against: str = ""
     """what the last answers are compared with, for the win rate: base (those of the first evaluation), reference (the data's good
     answers), or a run (its last answers); empty: with nothing"""

@@ -14,6 +14,7 @@ from rhtool.data.jsonl import Jsonl
 from rhtool.errors import ConfigError, RhtoolError
 from rhtool.feedback.base import Feedback
 from rhtool.feedback.toy import Toy
+from rhtool.models import SAVED, Model
 from rhtool.rewards.base import Reward
 from rhtool.rewards.python import Python
 from rhtool.rewards.true import TrueReward
@@ -26,6 +27,8 @@ from tests.results.test_monotonicity import write
 pytest.importorskip("trl")
 import numpy as np
 import pandas as pd
+import torch
+from transformers import AutoModelForCausalLM, AutoTokenizer
 
 pytestmark = pytest.mark.lm
 
@@ -104,13 +107,24 @@ def test_a_trained_run_from_its_evaluations_to_the_picture(ppo, tmp_path):
 
 def test_the_base_policy_says_what_its_model_says(ppo, sft_run):
     from rhtool.lm.tax import greedy
-    from rhtool.models import Model
     from rhtool.results.tax import models_of
 
     rows = [{"prompt": [{"role": "user", "content": f"say {a} dog"}]} for a in ("cat", "bee", "ant")]
     _, base = models_of(ppo)
     alone = [greedy(Model(path=str(sft_run)), [row], 32, 8, 1)[0] for row in rows]
-    assert greedy(base, rows, 32, 8, 2) == alone
+    assert greedy(base, rows, 32, 8, 2) == alone == [likeliest(sft_run, row) for row in rows]
+
+
+def likeliest(run: Path, row: dict, longest: int = 8) -> str:
+    """The answer whose every token is the likeliest one, a forward pass of all before it each."""
+    tokenizer = AutoTokenizer.from_pretrained(run / SAVED)
+    model = AutoModelForCausalLM.from_pretrained(run / SAVED).eval()
+    ids = tokenizer.apply_chat_template(row["prompt"], add_generation_prompt=True, return_dict=True)["input_ids"]
+    start = len(ids)
+    while len(ids) < start + longest and tokenizer.eos_token_id not in ids[start:]:
+        with torch.no_grad():
+            ids = [*ids, int(model(torch.tensor([ids])).logits[0, -1].argmax())]
+    return tokenizer.decode(ids[start:], skip_special_tokens=True)
 
 
 def test_seeds_are_one_group_and_other_rewards_judge_anew(tmp_path):
