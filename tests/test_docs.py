@@ -212,6 +212,7 @@ def smoke_runs(tmp_path_factory: pytest.TempPathFactory) -> dict[str, set[str]]:
     (root / "tax.jsonl").write_text(json.dumps({"prompt": "sum 1 2", "references": ["3"]}) + "\n")
     tax = ["task.tax=tax.jsonl", "task.max_new_tokens=4", "task.max_prompt=32"]
     feedback = ["feedback=toy", "task.principle=relevance", "task.against=base"]
+    lines |= {"morlaif_pm": ["task=morlaif_pm", "task.fit.passes=1", "feedback=toy", *words]}
     lines |= {"rer_eval": ["task=rer_eval", "task.path=outputs/rlhf_ppo", *feedback, *tax, *trained[:5]]}
     keys = {}
     for name, line in lines.items():
@@ -236,6 +237,7 @@ RUNS = [
     "sft",
     "rlhf_ppo",
     "bon",
+    "morlaif_pm",
     "rer_eval",
 ]
 
