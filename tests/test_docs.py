@@ -96,7 +96,11 @@ def test_what_a_command_reads_an_earlier_one_of_the_page_has_written(page, examp
         for word in words[1:]:
             key, _, value = word.partition("=")
             if value.startswith("outputs/") and key not in ("dir", "outputs", "task.runs", "task.to"):
-                assert any(value == made or value.startswith(f"{made}/") for made in written), f"{line}: {value}"
+                there = (
+                    made == value or f"{made}/".startswith(f"{value}/") or value.startswith(f"{made}/")
+                    for made in written
+                )
+                assert any(there), f"{line}: {value}"
         args = parse(words[1:])
         runs = compose_all(args.overrides, multirun=args.multirun, config_dir=args.config_dir)
         written |= {run.dir for run in runs}
@@ -156,7 +160,7 @@ def glossary() -> list[re.Pattern]:
     """A pattern for each key in the first column of the tables of docs/metrics.md; `<name>` stands for one word or more."""
     text = (ROOT / "docs" / "metrics.md").read_text()
     keys = re.findall(r"^\| `([^`]+)` \|", text, re.MULTILINE)
-    wild = {"name": r"\w+", "key": r"[\w/]+"}
+    wild = {"name": r"\w+", "key": r"[\w/]+", "principle": r"\w+"}
     return [re.compile(re.sub(r"<(\w+)>", lambda m: wild[m[1]], key)) for key in keys]
 
 
@@ -194,16 +198,22 @@ def smoke_runs(tmp_path_factory: pytest.TempPathFactory) -> dict[str, set[str]]:
     }
     numbers = ("n_prompts", "n_demonstrations", "n_preferences", "n_validation")
     words = ["data=toy", *(f"data.{name}=16" for name in numbers), "model=tiny", "model.width=16", "model.heads=2"]
+    trained = [*words[:5], "model=pretrained", "model.path=sft"]
     small = ["task.answers=6", "task.prompts=4", "task.max_new_tokens=4"]
     short = ["divergence=kl", "coeff=0.1", "task.rollouts=16", "task.minibatch=8", "task.max_new_tokens=4"]
     short += ["task.iterations=2", "task.eval_every=1", "task.eval_prompts=8"]
     (root / "brevity.py").write_text(written_files("docs/rewards.md")["brevity.py"])
     lines |= {
-        "sft": ["task=sft", "task.passes=1", "task.every=1", *words],
+        "sft": ["task=sft", "task.passes=1", "task.every=1", "dir=sft", *words],
         "rm_train of texts": ["task=rm_train", "task.passes=1", "task.every=1", *words],
         "bon": ["task=bon", "reward=python", "reward.function=brevity:brevity", *small, *words],
-        "rlhf_ppo": ["task=rlhf_ppo", "reward=python", "reward.function=brevity:brevity", *words, *short],
+        "rlhf_ppo": ["task=rlhf_ppo", "reward=python", "reward.function=brevity:brevity", *trained, *short],
     }
+    (root / "tax.jsonl").write_text(json.dumps({"prompt": "sum 1 2", "references": ["3"]}) + "\n")
+    tax = ["task.tax=tax.jsonl", "task.max_new_tokens=4", "task.max_prompt=32"]
+    feedback = ["feedback=toy", "task.principle=relevance", "task.against=base"]
+    lines |= {"morlaif_pm": ["task=morlaif_pm", "task.fit.passes=1", "feedback=toy", *words]}
+    lines |= {"rer_eval": ["task=rer_eval", "task.path=outputs/rlhf_ppo", *feedback, *tax, *trained[:5]]}
     keys = {}
     for name, line in lines.items():
         run = compose(*line)
@@ -227,6 +237,8 @@ RUNS = [
     "sft",
     "rlhf_ppo",
     "bon",
+    "morlaif_pm",
+    "rer_eval",
 ]
 
 

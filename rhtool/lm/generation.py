@@ -31,7 +31,8 @@ def generate(
     tokens of the answers, to their end token or stop string.
 
     What is drawn for a prompt is decided by `seed` and its number, counted from `first`: an answer is the same, but for
-    rounding, whatever is answered beside it. The random states, and whether the model is in training, stay as they were.
+    rounding, whatever is answered beside it. With temperature 0 each token is the likeliest one. The random states, and whether
+    the model is in training, stay as they were.
     """
     tokenizer, device = form.tokenizer, model.device
     options = {"do_sample": False, "max_new_tokens": max_new_tokens, "use_cache": True}
@@ -45,9 +46,12 @@ def generate(
         part = list(prompts[start : start + size])
         padded = tokenizer.pad({"input_ids": part}, return_tensors="pt", padding_side="left").to(device)
         width = padded["input_ids"].shape[1]
-        draw = Draw(seed, range(first + start, first + start + len(part)), width, device)
+        processors: list[LogitsProcessor] = []
+        if temperature > 0:
+            draw = Draw(seed, range(first + start, first + start + len(part)), width, device)
+            processors = [*warpers(temperature, top_k, top_p), draw]
         model.eval()
-        out = model.generate(**padded, **options, logits_processor=[*warpers(temperature, top_k, top_p), draw])
+        out = model.generate(**padded, **options, logits_processor=processors)
         model.train(training)
         yield padded, [stopped(cut(ids, tokenizer.eos_token_id), form, stop) for ids in out[:, width:].tolist()]
 

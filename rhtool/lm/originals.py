@@ -3,6 +3,8 @@
 
     of task=rlhf_ppo     eval/eval-<k>.json                      the k-th evaluation, from 0: before the first round
                          gold_eval_with_response_ids.json        the last one, with tokens
+                         alpaca_eval.json                        the last one, as the package alpaca_eval reads it
+                         alpaca_eval_base.json                   likewise the first one, for its --reference_outputs
     of task=bon          seed<k>/proxy_labelled_sorted.json      of the k-th judge, answers by ascending score
                          seed<k>/bon_sampled_results.json        best-of-n by it
                          ensemble_<combine>/...                  likewise, of an ensemble's combination
@@ -25,6 +27,7 @@ from rhtool.checkpoints import write_atomic
 from rhtool.data.base import Row
 from rhtool.errors import RhtoolError
 from rhtool.lm.bon import NS, Answers, best_of_n
+from rhtool.lm.card import public
 from rhtool.models import SAVED
 
 Gold = Callable[[list[Row], list[str], list[bool]], list[float]]
@@ -63,7 +66,23 @@ def _of_ppo(run: Path, evaluations: list[Path], to: Path, gold: Gold | None) -> 
             for entry, line, prompt in zip(entries, lines, prompts, strict=True)
         ]
         written.append(_write(to / "gold_eval_with_response_ids.json", last))
+    for name, file in (("alpaca_eval", evaluations[-1]), ("alpaca_eval_base", evaluations[0])):
+        written.append(_write(to / f"{name}.json", _alpaca_eval(run, file)))
     return written
+
+
+def _alpaca_eval(run: Path, file: Path) -> list[dict[str, str]]:
+    """An evaluation as AlpacaEval (Li et al. 2023, github.com/tatsu-lab/alpaca_eval) has answers; `generator` is the run and the
+    step, `dataset` the run's data. It matches answers by their instruction, so of equal ones the first is kept."""
+    config = run / "config.yaml"
+    words = config.read_text().partition("\n")[0].removeprefix("# ").split() if config.is_file() else []
+    dataset = next((word.removeprefix("data=") for word in words if word.startswith("data=")), "")
+    found: dict[str, dict[str, str]] = {}
+    for line in map(json.loads, file.read_text().splitlines()):
+        instruction, generator = _instruction(line["prompt"]), f"{public(str(run.absolute()))} step {line['step']}"
+        entry = {"instruction": instruction, "output": line["answer"], "generator": generator, "dataset": dataset}
+        found.setdefault(instruction, entry)
+    return [*found.values()]
 
 
 def _entry(line: dict[str, Any]) -> dict[str, Any]:

@@ -28,6 +28,11 @@ class Estimate:
     n: int = 0
 
 
+def limits(key: str, found: Estimate) -> dict[str, float]:
+    """A metric with the limits of its interval: `key`, `key_low`, `key_high`."""
+    return {key: found.value, f"{key}_low": found.low, f"{key}_high": found.high}
+
+
 def standard_error(values: NDArray[np.float64]) -> float:
     """Of the mean of values (N,); NaN of fewer than two."""
     return float(values.std(ddof=1) / len(values) ** 0.5) if len(values) > 1 else math.nan

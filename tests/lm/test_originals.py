@@ -25,6 +25,9 @@ from transformers import AutoTokenizer
 pytestmark = pytest.mark.lm
 
 
+ALPACA = ["alpaca_eval.json", "alpaca_eval_base.json"]
+
+
 def length(prompts, answers, columns):
     """A gold reward: how long a prompt and its answer are."""
     return [len(p[-1]["content"]) + len(a) for p, a in zip(prompts, answers, strict=True)]
@@ -62,7 +65,8 @@ def bon(sft_run, tmp_path_factory) -> Path:
 def test_evaluations_of_ppo(ppo, tmp_path):
     found = exported(ppo, tmp_path)
     own = [[json.loads(x) for x in f.read_text().splitlines()] for f in sorted((ppo / "eval").glob("*.jsonl"))]
-    assert [*found] == [*(f"eval/eval-{k}.json" for k in range(len(own))), "gold_eval_with_response_ids.json"]
+    evaluations = [f"eval/eval-{k}.json" for k in range(len(own))]
+    assert [*found] == [*ALPACA, *evaluations, "gold_eval_with_response_ids.json"]
     kl = pd.read_csv(ppo / "metrics.csv")["divergence/kl"]
     for k, lines in enumerate(own):
         entries = found[f"eval/eval-{k}.json"]
@@ -82,18 +86,34 @@ def test_evaluations_of_ppo(ppo, tmp_path):
         assert text == entry["instruction"] + entry["answers"][0]
 
 
+def test_answers_as_alpaca_eval_reads_them(ppo, tmp_path):
+    found = exported(ppo, tmp_path)
+    files = sorted((ppo / "eval").glob("*.jsonl"))
+    for name, file in zip(ALPACA, (files[-1], files[0]), strict=True):
+        own = {}
+        for line in map(json.loads, file.read_text().splitlines()):
+            own.setdefault(line["prompt"][-1]["content"], (line["answer"], line["step"]))
+        assert [{*entry} for entry in found[name]] == [{"instruction", "output", "generator", "dataset"}] * len(own)
+        assert {entry["instruction"]: entry["output"] for entry in found[name]} == {k: v for k, (v, _) in own.items()}
+        assert all(entry["generator"].endswith(f"run step {own[entry['instruction']][1]}") for entry in found[name])
+    assert str(tmp_path.parent) not in json.dumps([found[name] for name in ALPACA])
+
+
 def test_a_run_that_is_under_way_has_its_evaluations_so_far(ppo, tmp_path):
     (tmp_path / "part" / "eval").mkdir(parents=True)
     (tmp_path / "part" / "eval" / "step_000000.jsonl").write_bytes((ppo / "eval" / "step_000000.jsonl").read_bytes())
     found = exported(tmp_path / "part", tmp_path / "to")
-    assert [*found] == ["eval/eval-0.json"] and found["eval/eval-0.json"][0]["kl_list"] == []
+    assert [*found] == [*ALPACA, "eval/eval-0.json"] and found["eval/eval-0.json"][0]["kl_list"] == []
 
 
 def test_a_reward_that_is_chosen_judges_in_the_place_of_the_true_one(ppo, bon, tmp_path):
     words = ["reward=python", "reward.function=tests.lm.test_originals:length"]
     for run in (ppo, bon):
         entries = [
-            e for f, es in exported(run, tmp_path / run.parent.name, *words).items() if "results" not in f for e in es
+            e
+            for f, es in exported(run, tmp_path / run.parent.name, *words).items()
+            if "results" not in f and f not in ALPACA
+            for e in es
         ]
         for entry in entries:
             assert entry["gold_scores"] == [len(entry["instruction"]) + len(answer) for answer in entry["answers"]]
