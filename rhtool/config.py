@@ -18,6 +18,7 @@ import json
 import os
 import re
 import traceback
+import weakref
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -83,6 +84,10 @@ LONGEST_NAME = 120
 """characters of the variant in a directory's name; a longer one is cut and hashed"""
 
 
+_stored: weakref.WeakKeyDictionary[ConfigStore, set[type]] = weakref.WeakKeyDictionary()
+"""classes whose schemas a store has: making them is half of composing"""
+
+
 def register() -> None:
     """Import the modules of all options (light, by rule) and store their dataclasses as Hydra's schemas.
 
@@ -96,10 +101,14 @@ def register() -> None:
         _import_plugin(module)
     store = ConfigStore.instance()
     # Each group starts as its base class: only then may a YAML put any subclass in its place.
-    store.store(name="schema", node=Run(**{group: base() for group, base in GROUPS.items()}))
+    found = {Run: ("", "schema", Run(**{group: base() for group, base in GROUPS.items()}))}
     for group, base in GROUPS.items():
-        for cls in [base, *subclasses(base)]:
-            store.store(group=f"schema/{group}", name=option_name(cls), node=cls)
+        found |= {cls: (f"schema/{group}", option_name(cls), cls) for cls in [base, *subclasses(base)]}
+    there = _stored.setdefault(store, set())
+    for cls, (group, name, node) in found.items():
+        if cls not in there:
+            store.store(group=group or None, name=name, node=node)
+    there |= found.keys()
     OmegaConf.register_new_resolver("kind_of", lambda data: "control" if data == "none" else "texts", replace=True)
     OmegaConf.register_new_resolver("scaled", _scaled, replace=True)
     OmegaConf.register_new_resolver("cloned", functools.partial(_scaled, numbers="cloning"), replace=True)

@@ -78,12 +78,8 @@ def test_every_command_composes(command, examples, monkeypatch):
     assert not (args.cfg and args.multirun), "Hydra takes one of --cfg and -m"
     swept = [word for word in args.overrides if "," in re.sub(r"[\[(].*?[\])]", "", quoted(word)) or "range(" in word]
     assert args.multirun or not swept
-    table = args.multirun and any(word.startswith("experiment=") for word in args.overrides)
-    words = [fewer(word) for word in args.overrides]
-    if table:  # every shipped one has these runs; the whole takes a minute
-        words += [w for w in ("seed=0,1", "divergence=none") if w.partition("=")[0] not in " ".join(words)]
-    runs = compose_all(words, multirun=args.multirun, config_dir=args.config_dir)
-    assert (len(runs) > 1) == bool(swept or table)
+    runs = compose_all(few(args), multirun=args.multirun, config_dir=args.config_dir)
+    assert (len(runs) > 1) == bool(swept or is_table(args))
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.relative_to(ROOT).as_posix())
@@ -102,8 +98,21 @@ def test_what_a_command_reads_an_earlier_one_of_the_page_has_written(page, examp
                 )
                 assert any(there), f"{line}: {value}"
         args = parse(words[1:])
-        runs = compose_all(args.overrides, multirun=args.multirun, config_dir=args.config_dir)
+        runs = compose_all(few(args), multirun=args.multirun, config_dir=args.config_dir)
         written |= {run.dir for run in runs}
+
+
+def is_table(args) -> bool:
+    """Whether the command makes all runs of an experiment."""
+    return args.multirun and any(word.startswith("experiment=") for word in args.overrides)
+
+
+def few(args) -> list[str]:
+    """The overrides of a command for fewer of its runs: composing all of a table takes a minute."""
+    words = [fewer(word) for word in args.overrides]
+    if is_table(args):  # every shipped one has these
+        words += [w for w in ("seed=0,1", "divergence=none") if w.partition("=")[0] not in " ".join(words)]
+    return words
 
 
 def fewer(word: str) -> str:

@@ -1,6 +1,7 @@
 """task=orpo, bc and evaluate as a user runs them: sweeps, kills, failures, Ray workers, RLlib's Algorithm."""
 
 import json
+import multiprocessing
 import os
 import random
 import signal
@@ -11,6 +12,8 @@ from pathlib import Path
 
 import pyarrow.parquet as pq
 import pytest
+
+from rhtool.cli import command
 
 ENV = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(Path(__file__).parents[1])}
 TINY = "task=orpo env=tomato env.level=-1 env.horizon=20 scale=smoke task.exact=false"
@@ -55,21 +58,34 @@ def test_a_sweep_as_it_is_written_and_its_report(tmp_path):
 
 @pytest.mark.slow
 def test_killed_at_ten_random_moments_it_ends_as_if_it_had_never_been(tmp_path):
-    line = f"{TINY} divergence=sqrt_chi2 coeff=0.1 task.iterations=50 checkpoint_every=0 env.base_policy=outputs/base"
-    base = rhtool(f"{TINY} divergence=none task.iterations=1 dir=outputs/base", tmp_path)
-    assert base.returncode == 0, base.stderr
-    assert rhtool(f"{line} dir=whole", tmp_path).returncode == 0
+    # Processes that fork from one in which everything is imported: it is the runs that are killed, not their imports.
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(["rhtool.cli", "rhtool.rl.orpo", "rhtool.rl.evaluation"])
+
+    def begun(options: str, directory: str) -> multiprocessing.Process:
+        words = f"{TINY} {options} checkpoint_every=0 dir={tmp_path / directory}".split()
+        process = context.Process(target=command, args=(words,))
+        process.start()
+        return process
+
+    def ended(options: str, directory: str) -> int | None:
+        process = begun(options, directory)
+        process.join()
+        return process.exitcode
+
+    line = f"divergence=sqrt_chi2 coeff=0.1 task.iterations=50 env.base_policy={tmp_path / 'base'}"
+    assert ended("divergence=none task.iterations=1", "base") == 0
+    assert ended(line, "whole") == 0
     rng, rows = random.Random(0), tmp_path / "killed/metrics.csv"
     for kill in range(10):
-        command = [sys.executable, "-m", "rhtool", *f"{line} dir=killed".split()]
-        process = subprocess.Popen(command, cwd=tmp_path, env=ENV, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-        while process.poll() is None and (not rows.exists() or rows.read_bytes().count(b"\n") < 1 + 4 * kill):
+        process = begun(line, "killed")
+        while process.is_alive() and (not rows.exists() or rows.read_bytes().count(b"\n") < 1 + 4 * kill):
             time.sleep(0.01)
         time.sleep(rng.uniform(0, 0.1))
         process.kill()
-        assert process.wait() == -signal.SIGKILL
-    last = rhtool(f"{line} dir=killed", tmp_path)
-    assert last.returncode == 0, last.stderr
+        process.join()
+        assert process.exitcode == -signal.SIGKILL
+    assert ended(line, "killed") == 0
     ends = [json.loads((tmp_path / d / "result.json").read_text()) for d in ("whole", "killed")]
     for end in ends:
         end.pop("seconds")
