@@ -147,12 +147,15 @@ def set_up_fsdp(trainer: Any) -> None:
     options = trainer.args.fsdp_plugin_args
     if options is None:
         return
+    from accelerate import PartialState
     from accelerate.utils import DistributedType, FullyShardedDataParallelPlugin
 
     plugin, state = FullyShardedDataParallelPlugin(**options), trainer.accelerator.state
     computed = torch.bfloat16 if trainer.args.bf16 else None
     plugin.mixed_precision_policy = MixedPrecisionPolicy(param_dtype=computed, reduce_dtype=torch.float32)
-    state.distributed_type, state.fsdp_plugin, trainer.is_fsdp_enabled = DistributedType.FSDP, plugin, True
+    # The first is what the second's type is set to whenever one is made.
+    PartialState().distributed_type = state.distributed_type = DistributedType.FSDP
+    state.fsdp_plugin, trainer.is_fsdp_enabled = plugin, True
 
 
 @contextlib.contextmanager
