@@ -118,7 +118,7 @@ def alike(one, other, **tolerance) -> None:
         (Ddp, "rlhf_ppo"),
         (Zero2, "rlhf_ppo"),
         pytest.param(Zero3, "rlhf_ppo", marks=pytest.mark.slow),
-        (Fsdp, "rlhf_ppo"),
+        (Fsdp, "sft"),
         pytest.param(Fsdp, "rm_train", marks=pytest.mark.slow),
     ],
 )
@@ -131,8 +131,9 @@ def test_two_processes_give_the_result_of_one(cls, task, alone, spread_out):
 
 @pytest.mark.distributed
 @pytest.mark.parametrize("cls", [Ddp, pytest.param(Zero2, marks=pytest.mark.slow), Fsdp])
-def test_a_run_that_a_signal_stopped_ends_as_one_that_was_not(cls, sft_run, tmp_path, monkeypatch, spread_out):
-    """The signal comes while the first round is logged; nothing listens beyond this machine meanwhile."""
+def test_a_run_that_a_signal_stopped_ends_as_one_that_was_not(cls, sft_run, tmp_path, monkeypatch, alone, spread_out):
+    """The signal comes while the first round is logged; nothing listens beyond this machine meanwhile. Of FSDP the end is
+    compared with that of one process, a launch less."""
     heard = set()
     with monkeypatch.context() as patch, pytest.raises(Stopped):
         write = Run.log
@@ -152,7 +153,10 @@ def test_a_run_that_a_signal_stopped_ends_as_one_that_was_not(cls, sft_run, tmp_
     assert [event["event"] for event in events] == ["start", "checkpoint", "signal"]
     assert 1 <= events[1]["iteration"] < 3
     run_of("rlhf_ppo", tmp_path / "stopped", spread(cls), sft_run).execute()
-    alike(spread_out(cls, "rlhf_ppo"), tmp_path / "stopped", rtol=1e-5, atol=1e-6)
+    if cls is Fsdp:
+        alike(alone("rlhf_ppo"), tmp_path / "stopped", **ROUNDING)
+    else:
+        alike(spread_out(cls, "rlhf_ppo"), tmp_path / "stopped", rtol=1e-5, atol=1e-6)
 
 
 @dataclass
