@@ -186,8 +186,7 @@ def _undivide(model: nn.Module) -> None:
     made: dict[int, nn.Parameter] = {}
     for name, p in list(model.named_parameters(remove_duplicate=False)):
         if id(p) not in made:
-            weight = full(p)
-            made[id(p)] = nn.Parameter(weight.cpu() if rank() == 0 else weight.new_empty(0), p.requires_grad)
+            made[id(p)] = nn.Parameter(_collected(p), p.requires_grad)
         path, _, leaf = name.rpartition(".")
         setattr(model.get_submodule(path), leaf, made[id(p)])
     for module in model.modules():
@@ -198,6 +197,14 @@ def _undivide(model: nn.Module) -> None:
 def full(x: Any) -> Any:
     """What FSDP has divided, whole in each rank; anything else as it is."""
     return x.detach().full_tensor() if isinstance(x, DTensor) else x
+
+
+def _collected(x: Any) -> Any:
+    """What FSDP has divided, whole in rank 0's main memory, and empty in other ranks; anything else as it is."""
+    if not isinstance(x, DTensor):
+        return x
+    found = full(x)
+    return found.cpu() if rank() == 0 else found.new_empty(0)
 
 
 @contextlib.contextmanager
@@ -228,21 +235,21 @@ def exported(trainer: Any) -> Iterator[bool]:
 
 
 def trained(trainer: Any) -> dict[str, Tensor]:
-    """`{name: weight}` of what is trained, whole and as the optimiser has it (float32), in each process."""
+    """`{name: weight}` of what is trained, whole and as the optimiser has it (float32): in each process, of FSDP in rank 0."""
     model = trainer.accelerator.unwrap_model(trainer.model)
     found = {name: p for name, p in model.named_parameters() if p.requires_grad}
     if not zero_stage(trainer):
-        return {name: full(p) for name, p in found.items()}
+        return {name: _collected(p) for name, p in found.items()}
     from deepspeed.utils import safe_get_full_fp32_param
 
     return {name: safe_get_full_fp32_param(p) for name, p in found.items()}
 
 
 def optimizer_state(trainer: Any) -> dict[str, Any]:
-    """Its `state_dict`; where it is held in parts, what that would be in one process."""
+    """Its `state_dict`; where it is held in parts, what that would be in one process: in each, of FSDP in rank 0."""
     if not zero_stage(trainer):
         found = trainer.optimizer.state_dict()
-        state = {i: {key: full(x) for key, x in of_weight.items()} for i, of_weight in found["state"].items()}
+        state = {i: {key: _collected(x) for key, x in of_weight.items()} for i, of_weight in found["state"].items()}
         return found | {"state": state}
     from deepspeed.utils import safe_get_full_optimizer_state
 
