@@ -22,9 +22,6 @@ if TYPE_CHECKING:
 class Accelerate:
     """How many processes, and what each of them holds."""
 
-    sharded: ClassVar[bool] = False
-    """whether a process holds a part of the weights only"""
-
     def processes(self) -> int:
         """Processes of a run."""
         return 1
@@ -38,6 +35,10 @@ class Accelerate:
 
     def deepspeed_config(self) -> dict[str, Any] | None:
         """DeepSpeed's configuration, with "auto" for what the task decides; None without DeepSpeed."""
+        return None
+
+    def fsdp_config(self) -> dict[str, Any] | None:
+        """FSDP's configuration, as transformers has it; None without FSDP."""
         return None
 
 
@@ -122,8 +123,6 @@ class Zero3(Zero2):
 
     stage: ClassVar[int] = 3
 
-    sharded: ClassVar[bool] = True
-
     offload: str = choice("none", "optimizer", "all")
     """what waits in the main memory while the GPU does not need it: nothing, the optimiser's state, the weights too"""
 
@@ -135,6 +134,44 @@ class Zero3(Zero2):
         if self.offload == "all":
             zero["offload_param"] = to_cpu
         return self.deepspeed | {"zero_optimization": zero}
+
+
+@dataclass
+class Fsdp(Ddp):
+    """torch's FSDP2 (`fully_shard`): each process has a part of the weights, the gradients and the optimiser's state."""
+
+    KEYS: ClassVar[tuple[str, ...]] = (
+        "reshard_after_forward",
+        "auto_wrap_policy",
+        "min_num_params",
+        "transformer_layer_cls_to_wrap",
+    )
+    """what of FSDP's configuration is to be chosen"""
+    POLICIES: ClassVar[tuple[str, ...]] = ("TRANSFORMER_BASED_WRAP", "SIZE_BASED_WRAP", "NO_WRAP")
+    """which modules are gathered at once: blocks, modules of so many weights, the whole model"""
+
+    fsdp: dict[str, Any] = field(default_factory=dict)
+    """FSDP's configuration, as transformers has it (`fsdp_config`)"""
+
+    def check(self, run: Run) -> None:
+        super().check(run)
+        from torch.distributed.fsdp import FSDPModule
+
+        if not hasattr(FSDPModule, "reset_iter_state"):
+            raise ConfigError("FSDP asks for torch 2.13", "accelerate=fsdp", "take accelerate=zero3, or a newer torch")
+        if run.model.dtype == "float16":
+            mend = "choose bfloat16, or accelerate=ddp"
+            raise ConfigError("FSDP's scaling of float16 losses is not kept", "model.dtype", mend)
+        for key in self.fsdp:
+            if key not in self.KEYS:
+                where, mend = f"accelerate.fsdp.{key}", f"choose among {', '.join(self.KEYS)}"
+                raise ConfigError(f"{key} is not kept", where, mend)
+        if (policy := self.fsdp.get("auto_wrap_policy", self.POLICIES[0])) not in self.POLICIES:
+            mend = f"choose among {', '.join(self.POLICIES)}"
+            raise ConfigError(f"{policy} is no policy", "accelerate.fsdp.auto_wrap_policy", mend)
+
+    def fsdp_config(self) -> dict[str, Any]:
+        return self.fsdp | {"version": 2}
 
 
 def _gpus() -> int:

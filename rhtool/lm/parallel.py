@@ -11,7 +11,9 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 import torch
-from torch import Tensor, distributed
+from torch import Tensor, distributed, nn
+from torch.distributed.fsdp import FSDPModule, MixedPrecisionPolicy
+from torch.distributed.tensor import DTensor, distribute_tensor
 from torch.nn.functional import pad
 
 from rhtool.accelerate import Accelerate
@@ -115,7 +117,14 @@ def _stage_to_be(trainer: Any) -> int:
 @contextlib.contextmanager
 def whole(trainer: Any) -> Iterator[None]:
     """With all weights of the model in each process, for passes without gradients. Nested, the outer one counts."""
-    if _stage_to_be(trainer) < 3 or getattr(trainer, "_is_whole", False):
+    if getattr(trainer, "_is_whole", False):
+        yield
+        return
+    if isinstance(trainer.model, FSDPModule):
+        with _gathered(trainer):
+            yield
+        return
+    if _stage_to_be(trainer) < 3:
         yield
         return
     if not zero_stage(trainer):
@@ -130,6 +139,72 @@ def whole(trainer: Any) -> Iterator[None]:
             yield
     finally:
         trainer._is_whole = False
+
+
+def set_up_fsdp(trainer: Any) -> None:
+    """Have accelerate divide the model when training begins, if the trainer's arguments say so. By itself it does on GPUs
+    alone, and would round to bfloat16 what the model says: the loss, log-probs; and sums of gradients."""
+    options = trainer.args.fsdp_plugin_args
+    if options is None:
+        return
+    from accelerate import PartialState
+    from accelerate.utils import DistributedType, FullyShardedDataParallelPlugin
+
+    plugin, state = FullyShardedDataParallelPlugin(**options), trainer.accelerator.state
+    computed = torch.bfloat16 if trainer.args.bf16 else None
+    plugin.mixed_precision_policy = MixedPrecisionPolicy(param_dtype=computed, reduce_dtype=torch.float32)
+    # The first is what the second's type is set to whenever one is made.
+    PartialState().distributed_type = state.distributed_type = DistributedType.FSDP
+    state.fsdp_plugin, trainer.is_fsdp_enabled = plugin, True
+
+
+@contextlib.contextmanager
+def _gathered(trainer: Any) -> Iterator[None]:
+    """FSDP's weights whole, in the dtype it computes in. It lets go of them after a forward pass, of which ranks may make
+    different numbers here: not within."""
+    root = trainer.model
+    root._get_fsdp_state()._lazy_init()  # as its first forward pass does; of a part alone it would take that for the root
+    parts = [module for module in root.modules() if isinstance(module, FSDPModule)]
+    groups = [(group, group.post_forward_mesh_info) for m in parts for group in m._get_fsdp_state()._fsdp_param_groups]
+    for module in parts:
+        module.unshard()
+    for group, _ in groups:
+        group.post_forward_mesh_info = None
+    trainer._is_whole = True
+    try:
+        yield
+    finally:
+        trainer._is_whole = False
+        for group, where in groups:
+            group.post_forward_mesh_info = where
+        root.reset_iter_state()  # divided again; and the passes are no order in which to gather in the next backward
+
+
+def _undivide(model: nn.Module) -> None:
+    """Take FSDP from a model that is trained no more. Its weights are whole, float32 and in the main memory of rank 0; other
+    ranks have none."""
+    made: dict[int, nn.Parameter] = {}
+    for name, p in list(model.named_parameters(remove_duplicate=False)):
+        if id(p) not in made:
+            made[id(p)] = nn.Parameter(_collected(p), p.requires_grad)
+        path, _, leaf = name.rpartition(".")
+        setattr(model.get_submodule(path), leaf, made[id(p)])
+    for module in model.modules():
+        if isinstance(module, FSDPModule):
+            module.__class__ = type(module).__bases__[1]  # (FSDPModule, the module's own)
+
+
+def full(x: Any) -> Any:
+    """What FSDP has divided, whole in each rank; anything else as it is."""
+    return x.detach().full_tensor() if isinstance(x, DTensor) else x
+
+
+def _collected(x: Any) -> Any:
+    """What FSDP has divided, whole in rank 0's main memory, and empty in other ranks; anything else as it is."""
+    if not isinstance(x, DTensor):
+        return x
+    found = full(x)
+    return found.cpu() if rank() == 0 else found.new_empty(0)
 
 
 @contextlib.contextmanager
@@ -149,6 +224,8 @@ def _said_to_be_there(model: Any) -> Iterator[None]:
 @contextlib.contextmanager
 def exported(trainer: Any) -> Iterator[bool]:
     """With the model as it is to be saved, after training: whole, and float32. Whether this is the rank that saves it."""
+    if isinstance(trainer.model, FSDPModule):
+        _undivide(trainer.model)
     with whole(trainer):
         if zero_stage(trainer):
             weights, model = trained(trainer), trainer.accelerator.unwrap_model(trainer.model)
@@ -158,20 +235,22 @@ def exported(trainer: Any) -> Iterator[bool]:
 
 
 def trained(trainer: Any) -> dict[str, Tensor]:
-    """`{name: weight}` of what is trained, whole and as the optimiser has it (float32), in each process."""
+    """`{name: weight}` of what is trained, whole and as the optimiser has it (float32): in each process, of FSDP in rank 0."""
     model = trainer.accelerator.unwrap_model(trainer.model)
     found = {name: p for name, p in model.named_parameters() if p.requires_grad}
     if not zero_stage(trainer):
-        return found
+        return {name: _collected(p) for name, p in found.items()}
     from deepspeed.utils import safe_get_full_fp32_param
 
     return {name: safe_get_full_fp32_param(p) for name, p in found.items()}
 
 
 def optimizer_state(trainer: Any) -> dict[str, Any]:
-    """Its `state_dict`; from DeepSpeed, which holds it in parts, what that would be in one process."""
+    """Its `state_dict`; where it is held in parts, what that would be in one process: in each, of FSDP in rank 0."""
     if not zero_stage(trainer):
-        return trainer.optimizer.state_dict()
+        found = trainer.optimizer.state_dict()
+        state = {i: {key: _collected(x) for key, x in of_weight.items()} for i, of_weight in found["state"].items()}
+        return found | {"state": state}
     from deepspeed.utils import safe_get_full_optimizer_state
 
     inner, state, groups, number = _inner(trainer), {}, [], 0
@@ -188,7 +267,9 @@ def optimizer_state(trainer: Any) -> dict[str, Any]:
 def set_optimizer_state(trainer: Any, saved: dict[str, Any]) -> None:
     """The inverse of `optimizer_state`."""
     if not zero_stage(trainer):
-        trainer.optimizer.load_state_dict(saved)
+        parameters = [p for group in trainer.optimizer.param_groups for p in group["params"]]
+        state = {i: {key: _as(parameters[i], x) for key, x in s.items()} for i, s in saved["state"].items()}
+        trainer.optimizer.load_state_dict(saved | {"state": state})
         return
     from deepspeed.utils import safe_set_full_optimizer_state
 
@@ -202,6 +283,14 @@ def set_optimizer_state(trainer: Any, saved: dict[str, Any]) -> None:
             safe_set_full_optimizer_state(p, saved["state"][i][key].to(p.device), key)
     for group, old in zip(inner.param_groups, saved["param_groups"], strict=True):
         group.update({key: value for key, value in old.items() if key in group and key != "params"})
+
+
+def _as(weight: Tensor, moment: Tensor) -> Tensor:
+    """This process's part of a whole moment of a weight; all of a number of steps."""
+    if not isinstance(weight, DTensor) or moment.shape != weight.shape:
+        return moment
+    moment = moment.to(weight.device)
+    return distribute_tensor(moment, weight.device_mesh, weight.placements, src_data_rank=None)
 
 
 MOMENTS = ("exp_avg", "exp_avg_sq")

@@ -60,6 +60,8 @@ def arguments(run: Run, fit: Optimiser, microbatch: int | None = None, **options
         "optim": "adamw_torch_fused",
         "ddp_find_unused_parameters": False,
         "deepspeed": parallel.deepspeed_config(run.accelerate),
+        "fsdp": run.accelerate.fsdp_config() is not None,
+        "fsdp_config": run.accelerate.fsdp_config(),
         "save_strategy": "no",
         "logging_steps": 1,
         "logging_nan_inf_filter": False,
@@ -106,6 +108,8 @@ class InRun:
         self._steps = self.run_.loop(self, rows)
         if next(self._steps, None) is not None:
             self.train(resume_from_checkpoint=self._resumed() if self._restored else None)
+        else:
+            self.model.to(self.args.device)  # training would have
         self.check_weights()
 
     def _resumed(self) -> str:
@@ -156,13 +160,18 @@ class InRun:
 
     # Hooks of transformers' Trainer
 
+    def create_accelerator_and_postprocess(self) -> None:
+        """The trainer's, and FSDP on CPUs too."""
+        super().create_accelerator_and_postprocess()
+        parallel.set_up_fsdp(self)
+
     def _load_from_checkpoint(self, *args: Any, **kwargs: Any) -> None:
         """Done by `set_state`."""
 
     def create_optimizer(self, *args: Any, **kwargs: Any) -> Any:
         """The trainer's; which weights it has in which order is kept, for DeepSpeed does not."""
         made = super().create_optimizer(*args, **kwargs)
-        if not hasattr(self, "parameters_in_order"):
+        if self.is_deepspeed_enabled and not hasattr(self, "parameters_in_order"):
             self.parameters_in_order = [list(group["params"]) for group in made.param_groups]
         return made
 
@@ -197,7 +206,8 @@ class InRun:
     def check_weights(self) -> None:
         """Raise `RhtoolError` if a weight is not finite: a step broke it whose own loss was."""
         model = self.accelerator.unwrap_model(self.model)
-        broken = [name for name, p in model.named_parameters() if p.requires_grad and not torch.isfinite(p).all()]
+        trained = {name: p for name, p in model.named_parameters() if p.requires_grad}
+        broken = [name for name, p in trained.items() if not parallel.full(torch.isfinite(p).all())]
         if broken:
             raise RhtoolError(
                 f"after step {self.state.global_step} {len(broken)} weights are not finite, the first is {broken[0]}",
