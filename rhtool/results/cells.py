@@ -71,6 +71,8 @@ class Cell:
     improvement: float
     """probability that a run of this cell has a higher true return than the base policy"""
     best: bool = False
+    unsaid: frozenset[str] = frozenset()
+    """those of `tuned` that no reader needs to tell the cells of the section apart"""
 
     @property
     def method(self) -> tuple[str, str, tuple[str, ...], str]:
@@ -79,7 +81,7 @@ class Cell:
     @property
     def label(self) -> str:
         """What readers call the method."""
-        tuned = [word for word in self.tuned if word != ON_TRUE]
+        tuned = [word for word in self.tuned if word != ON_TRUE and word not in self.unsaid]
         if self.divergence == "none":
             name = "PPO on the true reward" if ON_TRUE in self.tuned else "no regularisation"
         else:
@@ -177,6 +179,8 @@ def sections(rows: pd.DataFrame, keys: Keys | None = None) -> list[Section]:
         cells = [
             _cell(cell, keys, base["true"], of_reward=len(rewards) > 1) for _, cell in part.groupby([*METHOD, "coeff"])
         ]
+        for cell in cells:
+            cell.unsaid = _paths_in_common(cell, cells)
         setting = (*(f"reward={name}" for name in rewards if len(rewards) == 1), *setting)
         section = Section(group, *problem, scale, sorted(cells, key=_order), setting)
         section.base = {name: estimate(values, keys.statistic) for name, values in base.items() if len(values)}
@@ -253,6 +257,13 @@ def _hacked(done: pd.DataFrame, keys: Keys) -> str:
     if true.high < 0 and proxy.low > 0:
         return "yes"
     return "no" if true.low >= 0 or proxy.high <= 0 else "unclear"
+
+
+def _paths_in_common(cell: Cell, cells: list[Cell]) -> frozenset[str]:
+    """Where the models of a reward are, if all cells with this reward have them from there."""
+    alike = [set(other.tuned) for other in cells if other.runs.reward.iloc[0] == cell.runs.reward.iloc[0]]
+    common = set.intersection(*alike)
+    return frozenset(word for word in common if word.startswith("reward.") and "/" in word)
 
 
 def _order(cell: Cell) -> tuple:

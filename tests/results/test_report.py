@@ -92,6 +92,23 @@ def test_texts_are_in_the_tables_and_pictures_of_control_with_their_overoptimisa
     assert re.search(r"\| base policy .*\| +- \| +- \| +0\.0+ ", table)
 
 
+def test_paths_that_tell_no_methods_apart_are_not_in_their_names(tmp_path):
+    text = {"data": "toy", "model": "pretrained"}
+    for combine in ("linear", "max_min"):
+        tuned = {"reward.combine": combine, "reward.directory": "outputs/long/path"}
+        write_run(tmp_path, text=text | {"reward": "morl"}, tuned=tuned, metrics=returns(1, 2), divergence="kl")
+    write_run(
+        tmp_path, text=text | {"reward": "rm"}, tuned={"reward.model": "a/b"}, metrics=returns(1, 2), divergence="kl"
+    )
+    report(tmp_path, plots=False)
+    table = (tmp_path / "report/table.md").read_text()
+    assert (
+        "| kl, reward=morl, reward.combine=linear " in table
+        and "| kl, reward=rm " in table
+        and "long/path" not in table
+    )
+
+
 def test_nothing_to_report_says_what_to_do(tmp_path):
     for outputs in (tmp_path, tmp_path / "absent"):
         with pytest.raises(RhtoolError, match="rhtool task=orpo env=tomato"):
