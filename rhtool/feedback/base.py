@@ -91,9 +91,20 @@ def question(comparison: Comparison, template: str = "") -> str:
 
     Raises `RhtoolError` if the file cannot be read or does not render.
     """
-    return _template(template or str(COMPARISON)).render(
-        conversation=conversation(comparison.row), principle=comparison.wording, a=comparison.a, b=comparison.b
-    )
+    from jinja2 import TemplateError
+
+    path = template or str(COMPARISON)
+    parts = {"principle": comparison.wording, "a": comparison.a, "b": comparison.b}
+    try:
+        return _template(path).render(conversation=conversation(comparison.row), **parts)
+    except TemplateError as error:
+        mend = "it has conversation, principle, a and b: see rhtool/feedback/comparison.jinja"
+        raise RhtoolError(f"the template does not render: {error}", path, mend) from error
+
+
+def check_template(template: str) -> None:
+    """Raise `RhtoolError` if `template` cannot make a question."""
+    question(Comparison("detail", "the better", {"prompt": [{"role": "user", "content": "?"}]}, "1", "2"), template)
 
 
 _templates: dict[str, Any] = {}

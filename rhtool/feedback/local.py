@@ -8,8 +8,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar
 
-from rhtool.errors import ConfigError
-from rhtool.feedback.base import Comparison, Feedback, Judge, Opinion, question
+from rhtool.errors import ConfigError, RhtoolError
+from rhtool.feedback.base import Comparison, Feedback, Judge, Opinion, check_template, question
+from rhtool.models import Trained
 from rhtool.schema import choice, incidental
 
 
@@ -33,20 +34,24 @@ class Local(Feedback):
     """Jinja file of the question; empty: rhtool/feedback/comparison.jinja"""
 
     def check(self, data: Any) -> None:
-        """Is a model named?"""
+        """Is a model named and, if it is no name on the hub, there? Does the template make a question?"""
+        mend = "give a hub name, a directory with config.json, or a run that made a model"
         if not self.path:
-            raise ConfigError("no model is named", "feedback.path", "give a hub name, a directory or a run")
+            raise ConfigError("no model is named", "feedback.path", mend)
+        if not Trained(self.path).whole:
+            raise RhtoolError(f"there is no model at {self.path}", "feedback.path", mend)
+        check_template(self.template)
 
     def inputs(self) -> dict[str, str]:
         """The model's directory, and a template of your own."""
-        found = {"feedback_model": self._source(), "template": self.template}
+        found = {"feedback_model": Trained(self.path).source if self.path else "", "template": self.template}
         return {name: path for name, path in found.items() if path and Path(path).exists()}
 
     def load(self, data: Any, cache: Path) -> Judge:
         """The model, on the GPU if there is one."""
         from rhtool.lm.letters import Letters
 
-        letters = Letters(self._source(), self.dtype, self.chat_template, self.max_length)
+        letters = Letters(Trained(self.path).source, self.dtype, self.chat_template, self.max_length)
 
         def judge(comparisons: Iterable[Comparison]) -> Iterator[Opinion]:
             rest = iter(comparisons)
@@ -54,8 +59,3 @@ class Local(Feedback):
                 yield from letters([question(one, self.template) for one in part])
 
         return judge
-
-    def _source(self) -> str:
-        from rhtool.models import Model
-
-        return Model(path=self.path).source() if self.path else ""

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from rhtool.errors import ConfigError, RhtoolError
-from rhtool.feedback.base import Comparison, Feedback, Judge, Opinion, question
+from rhtool.feedback.base import Comparison, Feedback, Judge, Opinion, check_template, question
 from rhtool.feedback.cache import Cache, key
 from rhtool.feedback.pace import Pace
 from rhtool.schema import choice, incidental
@@ -72,6 +72,7 @@ class Server(Feedback):
         for name in ("requests_per_minute", "tokens_per_minute", "at_once", "timeout", "attempts", "batch_size"):
             if (value := getattr(self, name)) is not None and value <= 0:
                 raise ConfigError(f"{value} is not above 0", f"feedback.{name}", "give a number above 0")
+        check_template(self.template)
         if not 1 <= self.top_logprobs <= 20:
             raise ConfigError(f"{self.top_logprobs} tokens", "feedback.top_logprobs", "servers give 1 to 20")
 

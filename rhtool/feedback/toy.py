@@ -51,7 +51,7 @@ class Toy(Feedback):
             score = programs[one.principle]
             odds = self.rationality * (score(one.row, one.a) - score(one.row, one.b)) + self.position_bias
             odds += self.noise * self._logistic(one)
-            return -math.log1p(math.exp(-odds)), -math.log1p(math.exp(odds))
+            return _log_sigmoid(odds), _log_sigmoid(-odds)
 
         def judge(comparisons: Iterable[Comparison]) -> Iterator[Opinion]:
             return map(opinion, comparisons)
@@ -70,6 +70,10 @@ class Toy(Feedback):
         text = repr((self.seed, one.principle, one.row["prompt"], one.a, one.b))
         u = (int.from_bytes(hashlib.sha256(text.encode()).digest()[:7], "big") + 0.5) / 2**56
         return math.log(u / (1 - u))
+
+
+def _log_sigmoid(x: float) -> float:
+    return min(x, 0.0) - math.log1p(math.exp(-abs(x)))
 
 
 def _above(odds: float, noise: float) -> float:

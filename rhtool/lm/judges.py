@@ -68,13 +68,21 @@ class Judges:
         return scores
 
 
-def averaged(models: Sequence[Trained], dtype: str = "float32", max_length: int = 776, batch: int = 32) -> Scorer:
-    """The reward model whose weights are the mean of the models' weights. Raises `RhtoolError` for one of another shape, or with
-    another tokenizer."""
-    tokenizer, count = tokenizer_at(models[0].tokenizer), len(models)
+def averaged(
+    models: Sequence[Trained],
+    dtype: str = "float32",
+    max_length: int = 776,
+    batch: int = 32,
+    template: str = "",
+    option: str = "reward.template",
+) -> Scorer:
+    """The reward model whose weights are the mean of the models' weights. Arguments as of `Judges`. Raises `RhtoolError` for one
+    of another shape, or with another tokenizer."""
+    tokenizer = tokenizer_at(models[0].tokenizer, template, option=option, new_tokens=False)
+    count = len(models)
     mean: dict[str, Tensor] = {}
     for model in models:
-        one = _whole(model, tokenizer_at(model.tokenizer))
+        one = _whole(model, tokenizer)
         weights = {name: weight.double() / count for name, weight in one.state_dict().items()}
         shapes = {name: weight.shape for name, weight in weights.items()}
         if mean and shapes != {name: weight.shape for name, weight in mean.items()}:

@@ -35,5 +35,6 @@ class Warm(Learned):
     def load(self) -> Scores:
         from rhtool.lm.judges import averaged
 
-        scorer = averaged([*self.trained().values()], self.dtype, self.max_length, self.batch)
+        options = {"template": self.template, "option": f"{self.option}.template"}
+        scorer = averaged([*self.trained().values()], self.dtype, self.max_length, self.batch, **options)
         return lambda rows, answers, finished: scorer([row["prompt"] for row in rows], answers, finished).unsqueeze(1)

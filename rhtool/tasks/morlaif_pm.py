@@ -16,7 +16,17 @@ from rhtool.schema import choice, incidental
 from rhtool.tasks.base import Task, check_ranges, require_lm
 from rhtool.tasks.rm_train import RmTrainTexts
 
-STAGES = ("data", "generate", "feedback", "train", "eval", "weights", "agreement")
+READS = {
+    "data": (),
+    "generate": ("data/pairs.jsonl",),
+    "feedback": ("generate/pairs.jsonl",),
+    "train": ("generate/pairs.jsonl", "feedback/feedback.jsonl"),
+    "eval": ("generate/pairs.jsonl", "train/preferences"),
+    "weights": ("generate/pairs.jsonl", "feedback/feedback.jsonl", "eval/scores.parquet"),
+    "agreement": ("generate/pairs.jsonl", "feedback/feedback.jsonl"),
+}
+"""{stage: what it reads that stages before it wrote}"""
+STAGES = tuple(READS)
 CONSTITUTION = "constitution"
 """what the one model is called that learns from all principles at once"""
 
@@ -99,7 +109,8 @@ class MorlaifPm(Task):
         found = run.model.inputs() | run.data.inputs() | run.feedback.inputs()
         if self.principles_directory:
             found["principles"] = self.principles_directory
-        return found
+        home = run.path.parent
+        return found | {name: str(home / name) for name in READS.get(self.stage, ()) if (home / name).exists()}
 
     def run(self, run: Run) -> dict[str, float]:
         """Do the stage, or all of them."""

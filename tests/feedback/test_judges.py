@@ -57,10 +57,28 @@ def test_a_template_of_your_own_cannot_reach_into_the_program(tmp_path):
     (tmp_path / "mine.jinja").write_text("{{ a }} or {{ b }}?")
     assert question(Comparison("x", "y", ROW, "1", "2"), str(tmp_path / "mine.jinja")) == "1 or 2?"
     (tmp_path / "bad.jinja").write_text("{{ a.__class__.__mro__ }}")
-    from jinja2.exceptions import SecurityError
-
-    with pytest.raises(SecurityError):
+    with pytest.raises(RhtoolError, match="does not render: access to attribute"):
         question(Comparison("x", "y", ROW, "1", "2"), str(tmp_path / "bad.jinja"))
+
+
+def test_what_cannot_ask_is_refused_before_anything_is_asked(tmp_path):
+    from rhtool.feedback.local import Local
+    from rhtool.feedback.server import Server
+
+    (tmp_path / "typo.jinja").write_text("{{ conversaton }}")
+    for feedback in (Server(key_variable="", template=str(tmp_path / "typo.jinja")), Local(path="gpt2")):
+        feedback.template = str(tmp_path / "typo.jinja")
+        with pytest.raises(RhtoolError, match="'conversaton' is undefined"):
+            feedback.check(None)
+    with pytest.raises(RhtoolError, match="there is no model at"):
+        Local(path=str(tmp_path / "none")).check(None)
+
+
+def test_far_apart_answers_have_finite_opinions():
+    ((a, b),) = Toy(rationality=1e5, noise=0.0).load(ToyData(), None)(
+        [Comparison("sycophancy", "x", some(1)[0], "yes", "great question yes")]
+    )
+    assert a == 0.0 and b == pytest.approx(-25_000.3)
 
 
 def test_the_program_is_bradley_and_terrys_labeller():

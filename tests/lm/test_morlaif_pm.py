@@ -107,7 +107,11 @@ def test_a_stage_by_itself_needs_the_one_before(tmp_path):
         make(tmp_path / "home/generate", stage="generate").execute()
     make(tmp_path / "home/data", stage="data").execute()
     make(tmp_path / "home/generate", stage="generate").execute()
-    assert read(tmp_path / "home/generate" / PAIRS) == read(tmp_path / "home/data" / PAIRS)
+    pairs = tmp_path / "home/data" / PAIRS
+    assert read(tmp_path / "home/generate" / PAIRS) == read(pairs)
+    pairs.write_text("".join(pairs.read_text().splitlines(keepends=True)[:-1]))
+    with pytest.raises(RhtoolError, match="another configuration"):  # what it was made from is not what is there
+        make(tmp_path / "home/generate", stage="generate").execute()
 
 
 def test_the_baseline_is_one_model_of_all_principles(tmp_path):
