@@ -2,14 +2,32 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 import torch
-from transformers import LogitsProcessor, TemperatureLogitsWarper, TopKLogitsWarper, TopPLogitsWarper
+from transformers import LogitsProcessor, PreTrainedModel, TemperatureLogitsWarper, TopKLogitsWarper, TopPLogitsWarper
 
 from rhtool.data.base import Row
-from rhtool.lm.text import Format
+from rhtool.lm import loading
+from rhtool.lm.text import Format, check_prompts, tokenizer_of
+from rhtool.models import Model
+
+
+def answering(
+    model: Model,
+    rows: Sequence[Row],
+    seed: int,
+    *,
+    max_prompt: int,
+    max_new_tokens: int,
+    texts: Iterable[str] | None = None,
+) -> tuple[PreTrainedModel, Format]:
+    """A language model, and how it sees conversations, for answers of `max_new_tokens` to the prompts of `rows`; `seed` and `texts`
+    make what a new model and its tokenizer are made of. Raises `ConfigError` for prompts that its context has no room for."""
+    form = Format(tokenizer_of(model, texts), max_prompt + max_new_tokens)
+    check_prompts(form, rows, loading.context(model), max_prompt, max_new_tokens)
+    return loading.language_model(model, form.tokenizer, seed), form
 
 
 @torch.no_grad()

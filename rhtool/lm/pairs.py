@@ -7,8 +7,8 @@ from typing import Any
 import numpy as np
 
 from rhtool.data.base import Row
-from rhtool.lm import loading, text
-from rhtool.lm.generation import generate, tokens
+from rhtool.lm.generation import answering, generate, tokens
+from rhtool.lm.text import corpus
 from rhtool.run import Run
 
 
@@ -23,9 +23,8 @@ class Drawing:
 
     def __init__(self, run: Run, task: Any, rows: list[Row]):
         self.task, self.rows, self.seed = task, rows, run.seed
-        tokenizer = text.tokenizer_of(run.model, text.corpus(run.data))
-        self.model = loading.language_model(run.model, tokenizer, run.seed)
-        self.form = text.Format(tokenizer, task.max_prompt + task.max_new_tokens)
+        room = {"max_prompt": task.max_prompt, "max_new_tokens": task.max_new_tokens}
+        self.model, self.form = answering(run.model, rows, run.seed, texts=corpus(run.data), **room)
         self.answers: list[list[str]] = []
 
     @property

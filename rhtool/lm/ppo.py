@@ -43,9 +43,8 @@ from rhtool.run import Run
 class Ppo(InRun, GRPOTrainer):
     """A policy of texts in training; see the module. `task` is `rhtool.tasks.rlhf_ppo.RlhfPpo`."""
 
-    def __init__(self, run: Run, task: Any, model: Any, tokenizer: Any, rows: list[Row]):
-        self.task, self.rows = task, rows
-        self.form = Format(tokenizer, task.max_prompt + task.max_new_tokens)
+    def __init__(self, run: Run, task: Any, model: Any, form: Format, rows: list[Row]):
+        self.task, self.form, self.rows = task, form, rows
         self.divergence: Divergence = run.divergence
         self.shaping = ppo_math.ScoreShaping(task.score_scale, task.score_clip, task.score_baseline, task.eos_penalty)
         if task.target_kl is None:
@@ -85,11 +84,11 @@ class Ppo(InRun, GRPOTrainer):
             reward_funcs=[proxy],
             args=args,
             train_dataset=schedule(rows, self.form, task, group, run.seed),
-            processing_class=tokenizer,
+            processing_class=form.tokenizer,
         )
         self.model.to(self.args.device)  # DeepSpeed would, when training begins
         if task.algo == "ppo":
-            self._add_critic(run, tokenizer)
+            self._add_critic(run)
         self.base = {n: p.detach().clone() for n, p in self.policy_parameters()}
 
     @staticmethod
@@ -99,12 +98,12 @@ class Ppo(InRun, GRPOTrainer):
 
     # Values
 
-    def _add_critic(self, run: Run, tokenizer: Any) -> None:
+    def _add_critic(self, run: Run) -> None:
         if self.task.value_model == "none":
             width = self._causal().config.get_text_config().hidden_size
             name, made = values.HEAD, values.value_head(self.task.value_head, width, run.seed + 1)
         else:
-            name, made = values.MODEL, values.value_model(run, tokenizer)
+            name, made = values.MODEL, values.value_model(run, self.form.tokenizer)
         setattr(self.model, name, made.to(self.args.device))
         self._causal().base_model.register_forward_hook(self._see, with_kwargs=True)
 

@@ -6,8 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from rhtool.data.base import Row
-from rhtool.lm import loading, text
-from rhtool.lm.generation import generate, tokens
+from rhtool.lm.generation import answering, generate, tokens
 from rhtool.models import Model
 from rhtool.results.tax import models_of
 
@@ -23,13 +22,10 @@ def answered(
 
 def greedy(model: Model, rows: Sequence[Row], max_prompt: int, max_new_tokens: int, chunk: int) -> list[str]:
     """The likeliest token at every step, of each answer to rows with `prompt`."""
-    tokenizer = text.tokenizer_of(model)
-    form = text.Format(tokenizer, max_prompt + max_new_tokens)
-    text.check_prompts(form, list(rows), loading.context(model), max_prompt, max_new_tokens)
-    made = loading.language_model(model, tokenizer, 0)
+    made, form = answering(model, rows, 0, max_prompt=max_prompt, max_new_tokens=max_new_tokens)
     ids: list[list[int]] = []
     for _, part in generate(
         made, form, tokens(form, rows, max_prompt), 0, temperature=0.0, max_new_tokens=max_new_tokens, chunk=chunk
     ):
         ids += part
-    return tokenizer.batch_decode(ids, skip_special_tokens=True)
+    return form.tokenizer.batch_decode(ids, skip_special_tokens=True)

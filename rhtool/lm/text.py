@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -172,7 +172,7 @@ class Format:
         return self.tokenizer(text, add_special_tokens=False)["input_ids"]
 
 
-def check_prompts(form: Format, rows: list[Row], context: int | None, max_prompt: int, max_new_tokens: int) -> None:
+def check_prompts(form: Format, rows: Sequence[Row], context: int | None, max_prompt: int, max_new_tokens: int) -> None:
     """Raise `ConfigError` if the prompt of a row, which loses its beginning beyond `max_prompt` tokens, and an answer are more
     than the model's context; warn of the prompts that lose theirs."""
     room = max_prompt if context is None else context - max_new_tokens

@@ -85,20 +85,18 @@ class Bon(Task):
         import pandas as pd
 
         from rhtool.data.base import VALIDATION
-        from rhtool.lm import best_of, loading, text
+        from rhtool.lm import best_of
+        from rhtool.lm.generation import answering
         from rhtool.lm.originals import PROMPTS
         from rhtool.lm.pool import Pool
+        from rhtool.lm.text import corpus
         from rhtool.results import overoptimisation_plot
         from rhtool.results.overoptimisation import analyse
         from rhtool.results.plots import save
 
-        tokenizer = text.tokenizer_of(run.model, text.corpus(run.data))
-        form, rows = (
-            text.Format(tokenizer, self.max_prompt + self.max_new_tokens),
-            run.data.prompts(VALIDATION)[: self.prompts],
-        )
-        text.check_prompts(form, rows, loading.context(run.model), self.max_prompt, self.max_new_tokens)
-        model = loading.language_model(run.model, tokenizer, run.seed)
+        rows = run.data.prompts(VALIDATION)[: self.prompts]
+        room = {"max_prompt": self.max_prompt, "max_new_tokens": self.max_new_tokens}
+        model, form = answering(run.model, rows, run.seed, texts=corpus(run.data), **room)
         work = Pool(run, model, form, rows)
         for i in run.loop(work, self.answers):
             run.log({"steps": (i + 1) * len(work.rows), **work.iteration()})

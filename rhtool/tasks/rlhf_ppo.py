@@ -149,15 +149,15 @@ class RlhfPpo(Optimiser, Task):
 
         set_up(self.threads)
         from rhtool.data.base import TRAIN, VALIDATION
-        from rhtool.lm import card, loading, parallel, ppo, text
+        from rhtool.lm import card, parallel, ppo
+        from rhtool.lm.generation import answering
+        from rhtool.lm.text import corpus
         from rhtool.results.overoptimisation import hacking_along
 
-        tokenizer = text.tokenizer_of(run.model, text.corpus(run.data))
         rows, held_out = run.data.prompts(TRAIN), run.data.prompts(VALIDATION)[: self.eval_prompts]
-        form = text.Format(tokenizer, self.max_prompt + self.max_new_tokens)
-        text.check_prompts(form, rows + held_out, loading.context(run.model), self.max_prompt, self.max_new_tokens)
-        model = loading.language_model(run.model, tokenizer, run.seed)
-        work = ppo.Ppo(run, self, model, tokenizer, rows)
+        room = {"max_prompt": self.max_prompt, "max_new_tokens": self.max_new_tokens}
+        model, form = answering(run.model, rows + held_out, run.seed, texts=corpus(run.data), **room)
+        work = ppo.Ppo(run, self, model, form, rows)
         work.attach(run, ppo.NAMES, lambda step: ppo.validation(work, held_out, step), self.eval_every)
         base = ppo.evaluate_base(work, held_out)
         work.fit(self.iterations, work.steps_of_round(self))

@@ -117,15 +117,16 @@ def test_a_value_model_learns_and_is_saved_as_an_ordinary_classifier(sft_run, tm
 
 def test_a_value_model_may_start_as_the_reward_model(reward_run, sft_run, tmp_path):
     """At the end of a text its value is the score, as long as it has not learnt."""
-    from rhtool.lm import loading, text
+    from rhtool.lm import loading
+    from rhtool.lm.generation import answering
 
     run = make(tmp_path / "run", sft_run, value_model="reward")
     run.reward = Rm(model=str(reward_run))
     run.check()
-    tokenizer = text.tokenizer_of(run.model)
-    model = loading.language_model(run.model, tokenizer, 0)
-    work = ppo.Ppo(run, run.task, model, tokenizer, Words().prompts("train"))
-    ids = tokenizer(["cat dog bee", "cow cow cow"], return_tensors="pt", padding=True)
+    rows = Words().prompts("train")
+    model, form = answering(run.model, rows, 0, max_prompt=run.task.max_prompt, max_new_tokens=run.task.max_new_tokens)
+    work = ppo.Ppo(run, run.task, model, form, rows)
+    ids = form.tokenizer(["cat dog bee", "cow cow cow"], return_tensors="pt", padding=True)
     ids, mask = ids["input_ids"], ids["attention_mask"]
     more = torch.cat([ids, ids[:, -1:]], 1), torch.cat([mask, mask[:, -1:]], 1)
     with torch.no_grad():
