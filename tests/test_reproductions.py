@@ -7,8 +7,10 @@ import json
 import os
 import re
 import statistics
+import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -132,16 +134,44 @@ def test_a_shorter_run_is_labelled_and_still_beside_the_paper(tmp_path: Path) ->
     assert "| PPO on the true reward | -0.93 | | -30.00 | 1 |" in text
 
 
+SCRIPT = [
+    "bash",
+    str(ROOT / "scripts" / "reproduce" / "correlated_proxies.sh"),
+    "tomato",
+    "2",
+    "divergence=none",
+    "seed=0",
+]
+
+
+def environment() -> dict[str, str]:
+    bin_of_this_python = str(Path(sys.executable).parent)
+    return os.environ | {"PYTHONPATH": str(ROOT), "PATH": f"{bin_of_this_python}:{os.environ['PATH']}"}
+
+
 @pytest.mark.slow
 def test_the_shell_script_shares_an_experiment_between_processes_and_reports_it(tmp_path: Path) -> None:
-    bin_of_this_python = str(Path(sys.executable).parent)
-    environment = os.environ | {"PYTHONPATH": str(ROOT), "PATH": f"{bin_of_this_python}:{os.environ['PATH']}"}
-    words = ["tomato", "2", "divergence=none", "seed=0", "scale=smoke", "task.iterations=1"]
-    script = str(ROOT / "scripts" / "reproduce" / "correlated_proxies.sh")
-    done = subprocess.run(["bash", script, *words], cwd=tmp_path, env=environment, capture_output=True, text=True)
+    command = [*SCRIPT, "scale=smoke", "task.iterations=1"]
+    done = subprocess.run(command, cwd=tmp_path, env=environment(), capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     outputs = tmp_path / "outputs" / EXPERIMENT
     both = done.stderr + (outputs / "process-2.log").read_text()
     assert both.count(f"done  {EXPERIMENT}/tomato/none-coeff=0") == 2
     table = (outputs / "report" / "table.md").read_text()
     assert all(method in table for method in ("no regularisation", "PPO on the true reward", "true median"))
+
+
+@pytest.mark.slow
+def test_the_shell_script_stops_all_its_processes(tmp_path: Path) -> None:
+    outputs = tmp_path / "outputs" / EXPERIMENT
+    with (tmp_path / "log").open("w") as log:
+        command = [*SCRIPT, "scale=smoke", "task.iterations=100000"]
+        script = subprocess.Popen(command, cwd=tmp_path, env=environment(), stdout=log, stderr=log)
+        deadline = time.monotonic() + 300
+        while len(list(outputs.rglob("metrics.csv"))) < 2 and script.poll() is None and time.monotonic() < deadline:
+            time.sleep(0.2)
+        script.send_signal(signal.SIGTERM)
+        assert script.wait(120) == 143
+    said = (tmp_path / "log").read_text() + (outputs / "process-2.log").read_text()
+    assert said.count("stopped by SIGTERM") == 2 and "repeat the command to go on" in said, said
+    assert len({path.parent for path in outputs.rglob("checkpoints")}) == 2

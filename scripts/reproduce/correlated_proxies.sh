@@ -4,32 +4,12 @@
 # the report is made. Repeated, it finishes what is missing. Further words select runs: seed=0 divergence=none,sqrt_chi2
 set -euo pipefail
 env=${1:?which environment: tomato, pandemic, glucose or traffic}
-jobs=${2:-2}
 experiment=correlated_proxies_$env
 logs=outputs/$experiment
+. "$(dirname "$0")/../share.sh"
 export OMP_NUM_THREADS=1
-mkdir -p "$logs"
 
-pids=()
-stop() { # all of them keep their checkpoints
-    trap '' INT TERM
-    kill -TERM "${pids[@]}" 2>/dev/null || true
-    wait
-    echo "stopped; repeat the command to go on" >&2
-    exit 143
-}
-trap stop INT TERM
-rhtool experiment="$experiment" -m "${@:3}" &
-pids+=($!)
-for ((job = 2; job <= jobs; job++)); do # a run that another process is at work on is passed over
-    echo "process $job of $jobs reports in $logs/process-$job.log"
-    rhtool experiment="$experiment" -m "${@:3}" >"$logs/process-$job.log" 2>&1 &
-    pids+=($!)
-done
 failed=0
-for pid in "${pids[@]}"; do
-    wait "$pid" || failed=$?
-done
-trap - INT TERM
+share "${2:-2}" "$logs" rhtool experiment="$experiment" -m "${@:3}" || failed=$?
 rhtool task=report task.group="$experiment" task.statistic=median task.to="$logs/report"
 exit "$failed"
