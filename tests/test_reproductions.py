@@ -6,8 +6,8 @@ import importlib.util
 import json
 import os
 import re
-import statistics
 import signal
+import statistics
 import subprocess
 import sys
 import time
