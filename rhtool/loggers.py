@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import csv
 import hashlib
 import io
 import json
+import logging
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
@@ -170,3 +173,27 @@ class Wandb(Logger):
     def close(self) -> None:
         """Finish the tracker's run."""
         self._run.finish()
+
+
+@contextlib.contextmanager
+def logging_to(path: Path) -> Iterator[None]:
+    """Python's logging and warnings in the run's file; warnings on the screen too."""
+    root, handler, console = logging.getLogger(), logging.FileHandler(path), logging.StreamHandler()
+    handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
+    console.setFormatter(logging.Formatter("%(levelname)s: %(message)s"))
+    console.setLevel(logging.WARNING)
+    rhtool, before = logging.getLogger("rhtool"), root.level
+    root.setLevel(min(before, logging.INFO) or logging.INFO)
+    rhtool.setLevel(logging.DEBUG)
+    root.addHandler(handler)
+    root.addHandler(console)
+    logging.captureWarnings(True)
+    try:
+        yield
+    finally:
+        logging.captureWarnings(False)
+        root.removeHandler(handler)
+        root.removeHandler(console)
+        root.setLevel(before)
+        rhtool.setLevel(logging.NOTSET)
+        handler.close()

@@ -41,7 +41,7 @@ from rhtool.errors import ConfigError, RhtoolError
 from rhtool.feedback.base import Feedback
 from rhtool.identity import changes, digest, groups, identity, inputs
 from rhtool.locks import LOCK, lock, under_way
-from rhtool.loggers import Csv, Logger, NoLogger
+from rhtool.loggers import Csv, Logger, NoLogger, logging_to
 from rhtool.models import Model
 from rhtool.progress import Progress, diagnosis, headline
 from rhtool.records import PROVENANCE, RESULT, SCHEMA, provenance_of, result_of, set_aside
@@ -429,30 +429,6 @@ class Run:
 def _requeued() -> bool:
     """SLURM has restarted this job: its command is the first one's, and `fresh=true` was done then."""
     return int(os.environ.get("SLURM_RESTART_COUNT") or 0) > 0
-
-
-@contextlib.contextmanager
-def logging_to(path: Path) -> Iterator[None]:
-    """Python's logging and warnings in the run's file; warnings on the screen too."""
-    root, handler, console = logging.getLogger(), logging.FileHandler(path), logging.StreamHandler()
-    handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
-    console.setFormatter(logging.Formatter("%(levelname)s: %(message)s"))
-    console.setLevel(logging.WARNING)
-    rhtool, before = logging.getLogger("rhtool"), root.level
-    root.setLevel(min(before, logging.INFO) or logging.INFO)
-    rhtool.setLevel(logging.DEBUG)
-    root.addHandler(handler)
-    root.addHandler(console)
-    logging.captureWarnings(True)
-    try:
-        yield
-    finally:
-        logging.captureWarnings(False)
-        root.removeHandler(handler)
-        root.removeHandler(console)
-        root.setLevel(before)
-        rhtool.setLevel(logging.NOTSET)
-        handler.close()
 
 
 def _number(value: Any) -> Any:

@@ -149,7 +149,7 @@ class RlhfPpo(Optimiser, Task):
 
         set_up(self.threads)
         from rhtool.data.base import TRAIN, VALIDATION
-        from rhtool.lm import card, parallel, ppo
+        from rhtool.lm import card, evaluation, parallel, ppo
         from rhtool.lm.generation import answering
         from rhtool.lm.text import corpus
         from rhtool.results.overoptimisation import hacking_along
@@ -158,10 +158,10 @@ class RlhfPpo(Optimiser, Task):
         room = {"max_prompt": self.max_prompt, "max_new_tokens": self.max_new_tokens}
         model, form = answering(run.model, rows + held_out, run.seed, texts=corpus(run.data), **room)
         work = ppo.Ppo(run, self, model, form, rows)
-        work.attach(run, ppo.NAMES, lambda step: ppo.validation(work, held_out, step), self.eval_every)
-        base = ppo.evaluate_base(work, held_out)
+        work.attach(run, ppo.NAMES, lambda step: evaluation.validation(work, held_out, step), self.eval_every)
+        base = evaluation.evaluate_base(work, held_out)
         work.fit(self.iterations, work.steps_of_round(self))
-        metrics = {"steps": work.state.global_step, **ppo.final(work, held_out, base)}
+        metrics = {"steps": work.state.global_step, **evaluation.final(work, held_out, base)}
         ppo.save(work, run.path / SAVED)
         metrics |= hacking_along(run.path, metrics)
         if parallel.rank() == 0:
