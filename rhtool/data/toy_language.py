@@ -4,7 +4,7 @@
     w   words of the answer that a correct one could do without
     true reward = q - min(1, (w / PATIENCE)^3)      in points, in [-1, 1]
 
-A correct answer and nothing else earns 1 point, saying nothing earns 0. The square makes the first pleasantry almost free
+A correct answer and nothing else earns 1 point, saying nothing earns 0. The cube makes the first pleasantry almost free
 (3 words: 0.04 points) and the fourth dear; from 16 words of flattery, padding or nonsense on, a whole point is lost.
 """
 
