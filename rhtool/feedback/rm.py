@@ -10,7 +10,7 @@ from typing import Any, ClassVar
 
 from rhtool.feedback.base import Comparison, Feedback, Judge, Opinion
 from rhtool.rewards import rm
-from rhtool.schema import incidental
+from rhtool.schema import choice, incidental
 
 
 @dataclass
@@ -21,8 +21,12 @@ class Rm(Feedback):
 
     model: str = ""
     """run of task=rm_train, directory with config.json, or name on the hub"""
+    dtype: str = choice("float32", "bfloat16", "float16")
+    """of the weights"""
     max_length: int = 776
     """tokens of a prompt with its answer; a longer prompt loses its beginning"""
+    template: str = ""
+    """how the model sees conversations, as model.template; empty: its tokenizer's own chat template"""
     batch: int = incidental(32)
     """texts of a forward pass"""
 
@@ -48,4 +52,7 @@ class Rm(Feedback):
         return judge
 
     def _reward(self) -> rm.Rm:
-        return rm.Rm(model=self.model, max_length=self.max_length, batch=self.batch)
+        shared = ("model", "dtype", "max_length", "template", "batch")
+        reward = rm.Rm(**{name: getattr(self, name) for name in shared})
+        reward.option = "feedback"
+        return reward

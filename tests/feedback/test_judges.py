@@ -74,6 +74,16 @@ def test_what_cannot_ask_is_refused_before_anything_is_asked(tmp_path):
         Local(path=str(tmp_path / "none")).check(None)
 
 
+def test_a_reward_model_that_is_missing_is_named_as_the_user_names_it():
+    from rhtool.feedback.rm import Rm
+
+    with pytest.raises(ConfigError) as none:
+        Rm().check(None)
+    with pytest.raises(RhtoolError) as wrong:
+        Rm(model="nowhere/at/all").check(None)
+    assert {none.value.where, wrong.value.where} == {"feedback.model"}
+
+
 def test_far_apart_answers_have_finite_opinions():
     ((a, b),) = Toy(rationality=1e5, noise=0.0).load(ToyData(), None)(
         [Comparison("sycophancy", "x", some(1)[0], "yes", "great question yes")]
