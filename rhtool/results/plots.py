@@ -122,7 +122,7 @@ def _panels(found: list[Section], keys: Keys, x_key: str, x: str, x_label: str) 
         if i % columns == 0:
             axes.set_ylabel(keys.true.replace("true/return", "true return") + _note(axes, "y"), fontsize=9.5)
         elif _note(axes, "y"):
-            axes.set_ylabel(_note(axes, "y").strip(" ()"), fontsize=9.5)
+            axes.set_ylabel(_note(axes, "y").strip(", "), fontsize=9.5)
     handles["seeds"] = Line2D([], [], color=REFERENCE, linestyle="none", **SEED)
     estimates = [estimate for section in shown for cell in section.cells for estimate in (cell.true, getattr(cell, x))]
     if any(math.isfinite(estimate.low) for estimate in estimates):
@@ -246,7 +246,7 @@ def _scale(axes: Axes, name: str, values: np.ndarray, centre: float, room: float
     low, high = float(values.min()), float(values.max())
     if low == high:
         low, high = low - max(abs(low), 1) * 0.1, high + max(abs(high), 1) * 0.1
-    if unit and distances.max() > 8 * unit:
+    if unit and distances.max() > 15 * unit:
         forward, inverse = (
             lambda v: np.arcsinh((np.asarray(v) - centre) / unit),
             lambda v: np.sinh(np.asarray(v)) * unit + centre,
