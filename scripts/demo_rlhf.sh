@@ -7,7 +7,8 @@ export OMP_NUM_THREADS=1 HF_HUB_OFFLINE=1
 to=outputs/demo_rlhf
 
 rhtool task=sft model=tiny data=toy dir="$to/base"
-rhtool task=rm_train model=pretrained model.path="$to/base" data=toy dir="$to/proxy"
+# So few labels tell more of manners than of answers.
+rhtool task=rm_train model=pretrained model.path="$to/base" data=toy data.n_preferences=1000 data.rm.warmup=4 dir="$to/proxy"
 share 2 "$to/logs" rhtool experiment=toy_rlhf outputs="$to" -m
 rhtool task=bon model=pretrained model.path="$to/base" data=toy reward=rm reward.model="$to/proxy" task.max_new_tokens=24 dir="$to/bon"
 rhtool task=report outputs="$to"
