@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -48,6 +48,10 @@ class Evaluations:
         """Those from a step on."""
         first = int(np.searchsorted(self.steps, step))
         return Evaluations(self.path, self.steps[first:], self.lines[first:])
+
+    def first(self) -> Evaluations:
+        """The first one."""
+        return Evaluations(self.path, self.steps[:1], self.lines[:1])
 
     def last(self) -> Evaluations:
         """The last one."""
@@ -112,6 +116,14 @@ def rows_of(lines: Sequence[Line], known: Mapping[str, dict[str, Any]]) -> list[
         known.get(key(line["prompt"]), {"prompt": line["prompt"]}) | {"row": line.get("row", i)}
         for i, line in enumerate(lines)
     ]
+
+
+def check_known(runs: Iterable[Evaluations], known: Mapping[str, Any]) -> None:
+    """Raise `RhtoolError` for a run with prompts whose `key` is not in `known`."""
+    for found in runs:
+        if strange := sum(key(line["prompt"]) not in known for line in found.lines[0]):
+            said = f"{strange} of {len(found.lines[0])} prompts of {found.path} are none of these data"
+            raise RhtoolError(said, "data", "give the data that the run was trained on, with the same options")
 
 
 @dataclass

@@ -15,11 +15,12 @@ from rhtool.errors import ConfigError, RhtoolError
 from rhtool.feedback.base import Feedback
 from rhtool.feedback.toy import Toy
 from rhtool.models import SAVED, Model
+from rhtool.results.comparisons import COMPARISONS
 from rhtool.rewards.base import Reward
 from rhtool.rewards.python import Python
 from rhtool.rewards.true import TrueReward
 from rhtool.run import Run
-from rhtool.tasks.rer_eval import COMPARISONS, RerEval
+from rhtool.tasks.rer_eval import RerEval
 from tests.lm.small import Words, interrupted
 from tests.lm.test_rlhf_ppo import make as make_ppo
 from tests.results.test_monotonicity import write
