@@ -13,4 +13,5 @@ other=$!
 trap 'kill -TERM "$other" 2>/dev/null || true' EXIT
 rhtool experiment=toy_rer outputs="$to" -m
 wait "$other" || { tail -n 20 "$to/second.log"; exit 1; }
+rhtool task=rer_eval task.path="$to/toy_rer" dir="$to/monotonicity"
 rhtool task=report outputs="$to"

@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from rhtool.errors import RhtoolError
+from rhtool.records import Damaged, provenance_of
 
 FEWEST = 3
 """evaluations: a rank correlation of fewer says nothing"""
@@ -178,21 +179,39 @@ class Rescoring:
 
 def groups(runs: Sequence[Path]) -> dict[str, list[Path]]:
     """`{name: runs}` that differ only in their seed: directories `seed=<n>` beside each other; another directory is by itself.
-    The name, of letters, digits and underscores, is the words of the directory, below what holds all of them, that not all have;
-    of one group, the directory's own."""
+    The name, of letters, digits and underscores, is what tells the group from the others: of a directory that is named after its
+    options those (the last word of a field, without what is a path), else the words of the directory; of one group, the
+    directory's own; where nothing tells it from the others, its reward."""
     found: dict[Path, list[Path]] = {}
     for run in runs:
         full = run.absolute()
         found.setdefault(full.parent if full.name.startswith("seed=") else full, []).append(run)
-    above = os.path.commonpath([directory.parent for directory in found])
-    words = {directory: re.split(r"[-/]", str(directory.relative_to(above))) for directory in found}
+    above = Path(os.path.commonpath([directory.parent for directory in found]))
+    words, rewards = {}, {}
+    for directory, members in found.items():
+        words[directory], rewards[directory] = _options(directory, members[0])
+        words[directory] = words[directory] or re.split(r"[-/]", str(directory.relative_to(above)))
     shared = set.intersection(*map(set, words.values()))
     named: dict[str, list[Path]] = {}
     for directory, members in found.items():
-        name = "_".join(word for word in words[directory] if word not in shared) or directory.name
+        own = directory.name if len(found) == 1 else rewards[directory] or directory.name
+        name = "_".join(word for word in words[directory] if word not in shared) or own
         name = re.sub(r"\W+", "_", name, flags=re.ASCII).strip("_") or "runs"
         named[name if name not in named else f"{name}_{len(named)}"] = members
     return named
+
+
+def _options(directory: Path, run: Path) -> tuple[list[str], str]:
+    """The words of the options that a directory is named after, and its reward, as provenance.json has them: a long name is
+    cut. Nothing for a name of somebody's own."""
+    try:
+        about = (provenance_of(run) or {}).get("run", {})
+    except Damaged:
+        about = {}
+    if not directory.name.startswith(f"{about.get('divergence')}-coeff="):
+        return [], ""
+    tuned = [f"{key.rpartition('.')[2]}={value}" for key, value in about["tuned"].items() if "/" not in str(value)]
+    return [str(about["reward"]), str(about["divergence"]), f"coeff={about['coeff']:g}", *tuned], str(about["reward"])
 
 
 class InTurn:
