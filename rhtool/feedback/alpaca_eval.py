@@ -33,7 +33,9 @@ class AlpacaEval(Feedback):
     def check(self, data: Any) -> None:
         """Is the package there? Its annotators' keys and prices are its own affair."""
         if find_spec("alpaca_eval") is None:
-            mend = "pip install alpaca_eval, and set the key of its annotators; or feedback=server, which needs no package"
+            mend = (
+                "pip install alpaca_eval, and set the key of its annotators; or feedback=server, which needs no package"
+            )
             raise RhtoolError("the package 'alpaca_eval' is not installed", "feedback=alpaca_eval", mend)
 
     def inputs(self) -> dict[str, str]:

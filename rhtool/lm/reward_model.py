@@ -101,7 +101,9 @@ def evaluate(made: RewardModel) -> dict[str, float]:
         "rm/score/rejected": float(rejected.mean()),
         "rm/score/mean": float(both.mean()),
         "rm/score/std": float(both.std()),
-        "rm/length_correlation": _correlation(both, [*made.held_out["chosen_length"], *made.held_out["rejected_length"]]),
+        "rm/length_correlation": _correlation(
+            both, [*made.held_out["chosen_length"], *made.held_out["rejected_length"]]
+        ),
     }
 
 

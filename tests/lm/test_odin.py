@@ -73,7 +73,9 @@ def test_the_model_has_one_score_and_it_is_the_one_that_was_measured(trained):
     both = torch.cat([chosen, rejected])
     assert chosen.shape == (64, 1)
     assert float(both.mean()) == pytest.approx(metrics["odin"]["rm/score/mean"], abs=1e-4)
-    assert float((chosen > rejected).float().mean()) == pytest.approx(metrics["odin"]["rm/validation_accuracy"], abs=0.02)
+    assert float((chosen > rejected).float().mean()) == pytest.approx(
+        metrics["odin"]["rm/validation_accuracy"], abs=0.02
+    )
 
 
 def test_adapters_have_one_score_too(tmp_path):

@@ -21,7 +21,11 @@ FOUND = {
         "rer/short/spearman": None,
         "rer/short/true": 0.5,
     },
-    "morlaif_pm": {"morlaif/accuracy/empathy": 0.7, "morlaif/weight/empathy": -0.31, "morlaif/accuracy_of_weights": 0.8},
+    "morlaif_pm": {
+        "morlaif/accuracy/empathy": 0.7,
+        "morlaif/weight/empathy": -0.31,
+        "morlaif/accuracy_of_weights": 0.8,
+    },
 }
 
 
