@@ -8,7 +8,7 @@ mkdir -p "$to"
 
 rhtool task=sft model=tiny data=toy dir="$to/base"
 for seed in 0 1 2; do
-  rhtool task=rm_train model=pretrained model.path="$to/base" data=toy seed=$seed dir="$to/rm/seed=$seed"
+  rhtool task=rm_train model=pretrained model.path="$to/base" data=toy seed=$seed dir="$to/rm_$seed"
 done
 rhtool task=rm_train model=pretrained model.path="$to/base" data=toy task.length_weight=1 dir="$to/odin"
 echo "5 runs, shared with a second process, which reports in $to/second.log"

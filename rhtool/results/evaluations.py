@@ -180,38 +180,42 @@ class Rescoring:
 def groups(runs: Sequence[Path]) -> dict[str, list[Path]]:
     """`{name: runs}` that differ only in their seed: directories `seed=<n>` beside each other; another directory is by itself.
     The name, of letters, digits and underscores, is what tells the group from the others: of a directory that is named after its
-    options those (the last word of a field, without what is a path), else the words of the directory; of one group, the
-    directory's own; where nothing tells it from the others, its reward."""
+    options those (the last word of a field, and of a path only where nothing else tells), else the words of the directory; where
+    nothing tells it from the others, its reward, or the directory's own name."""
     found: dict[Path, list[Path]] = {}
     for run in runs:
         full = run.absolute()
         found.setdefault(full.parent if full.name.startswith("seed=") else full, []).append(run)
     above = Path(os.path.commonpath([directory.parent for directory in found]))
-    words, rewards = {}, {}
-    for directory, members in found.items():
-        words[directory], rewards[directory] = _options(directory, members[0])
-        words[directory] = words[directory] or re.split(r"[-/]", str(directory.relative_to(above)))
+    options = {directory: _options(directory, members[0]) for directory, members in found.items()}
+    words = {d: said or re.split(r"[-/]", str(d.relative_to(above))) for d, (said, _) in options.items()}
     shared = set.intersection(*map(set, words.values()))
+    telling = {directory: [word for word in said if word not in shared] for directory, said in words.items()}
     named: dict[str, list[Path]] = {}
     for directory, members in found.items():
-        own = directory.name if len(found) == 1 else rewards[directory] or directory.name
-        name = "_".join(word for word in words[directory] if word not in shared) or own
-        name = re.sub(r"\W+", "_", name, flags=re.ASCII).strip("_") or "runs"
+        alike = [other for other in found if telling[other] == telling[directory]]
+        own = [word for word in options[directory][1] if any(word not in options[other][1] for other in alike)]
+        said = telling[directory] + own or [words[directory][0] if options[directory][0] else directory.name]
+        name = re.sub(r"\W+", "_", "_".join(said), flags=re.ASCII).strip("_") or "runs"
         named[name if name not in named else f"{name}_{len(named)}"] = members
     return named
 
 
-def _options(directory: Path, run: Path) -> tuple[list[str], str]:
-    """The words of the options that a directory is named after, and its reward, as provenance.json has them: a long name is
-    cut. Nothing for a name of somebody's own."""
+def _options(directory: Path, run: Path) -> tuple[list[str], list[str]]:
+    """The words of the options that a directory is named after, the reward first, as provenance.json has them (a long name is
+    cut): those without paths, and those that are paths, their last part. Nothing for a name of somebody's own."""
     try:
         about = (provenance_of(run) or {}).get("run", {})
     except Damaged:
         about = {}
     if not directory.name.startswith(f"{about.get('divergence')}-coeff="):
-        return [], ""
-    tuned = [f"{key.rpartition('.')[2]}={value}" for key, value in about["tuned"].items() if "/" not in str(value)]
-    return [str(about["reward"]), str(about["divergence"]), f"coeff={about['coeff']:g}", *tuned], str(about["reward"])
+        return [], []
+    words, paths = [str(about["reward"]), str(about["divergence"]), f"coeff={about['coeff']:g}"], []
+    for key, value in about["tuned"].items():
+        text = str(value).lower() if isinstance(value, bool) else str(value)
+        short = re.sub(r"[^,\[\] ]*/", "", text)
+        (paths if "/" in text else words).append(f"{key.rpartition('.')[2]}={short}")
+    return words, paths
 
 
 class InTurn:

@@ -11,7 +11,7 @@ import pandas as pd
 
 from rhtool.results.cells import Table, metrics
 from rhtool.results.statistics import Estimate
-from rhtool.results.tables import formatter, with_interval
+from rhtool.results.tables import with_interval
 
 COLUMNS = {
     "rer_eval": (
@@ -19,15 +19,12 @@ COLUMNS = {
         "runs",
         {
             "spearman": "Spearman",
-            "kendall": "Kendall",
-            "pearson": "Pearson",
-            "proxy_gain": "proxy gained",
             "true_gain": "true gained",
-            "lost": "lost since peak",
-            "true": "true at the end",
+            "proxy_gain": "proxy gained",
+            "lost": "lost",
+            "true": "true",
             "win_rate": "win rate",
-            "tax": "alignment tax",
-            "rouge_l": "ROUGE-L",
+            "tax": "tax",
         },
     ),
     "morlaif_pm": (
@@ -43,8 +40,9 @@ COLUMNS = {
 }
 """of each task: its metrics, what they are of, and the columns of those that are shown"""
 NOTES = {
-    "rer_eval": "Spearman, Kendall, Pearson: of the means of proxy and true reward over a run's evaluations; gained: from the first to "
-    "the last. In brackets 95 % intervals, over three runs or more, else over prompts (docs/tasks/rer_eval.md).",
+    "rer_eval": "Spearman: of the means of proxy and true reward over a run's evaluations; gained: from the first to the last; lost: of "
+    "the true reward since its peak; true: at the last; win rate: of the last answers against those that were asked for; tax: ROUGE-L "
+    "lost on other prompts. In brackets 95 % intervals, over three runs or more, else over prompts (docs/tasks/rer_eval.md).",
     "morlaif_pm": "accuracy: of a principle's model for held-out feedback; ceiling: what the feedback's noise allows; weight: of its "
     "score in what people prefer (docs/tasks/morlaif_pm.md).",
 }
@@ -82,9 +80,7 @@ def _texts(run: pd.Series) -> tuple[list[str], list[list[str]]]:
     for measure, title in titles.items():
         column = [_estimate(value, measure) for value in values.values()]
         if any(math.isfinite(estimate.value) for estimate in column):
-            write = formatter(estimate.value for estimate in column)
-            ci = " [95 % CI]" if any(math.isfinite(estimate.low) for estimate in column) else ""
-            columns[title + ci] = [with_interval(e, write) if math.isfinite(e.value) else "-" for e in column]
+            columns[title] = [with_interval(e, "{:.2f}".format) if math.isfinite(e.value) else "-" for e in column]
     return list(columns), [list(line) for line in zip(*columns.values(), strict=True)]
 
 

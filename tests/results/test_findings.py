@@ -48,11 +48,11 @@ def test_a_row_for_each_name_and_a_column_for_each_measure_that_is_there(tmp_pat
     picture.write_bytes(b"a picture")
     write_run(tmp_path, group="morlaif_pm", metrics=FOUND["morlaif_pm"])
     text = report(tmp_path)
-    assert cells(text, "runs") == ["runs", "Spearman [95 % CI]", "true at the end", "win rate"]
-    assert cells(text, "long_answers") == ["long_answers", "-0.9870 [-1.0000, -0.9000]", "-", "0.2500"]
-    assert cells(text, "short") == ["short", "-", "0.5000", "-"]
+    assert cells(text, "runs") == ["runs", "Spearman", "true", "win rate"]
+    assert cells(text, "long_answers") == ["long_answers", "-0.99 [-1.00, -0.90]", "-", "0.25"]
+    assert cells(text, "short") == ["short", "-", "0.50", "-"]
     assert cells(text, "principle") == ["principle", "accuracy", "weight"]
-    assert cells(text, "empathy") == ["empathy", "0.7000", "-0.3100"]
+    assert cells(text, "empathy") == ["empathy", "0.70", "-0.31"]
     assert f"(../{picture.relative_to(tmp_path)})" in text and str(picture) in capsys.readouterr().out
     assert ("base policy" in text) == others == ("hacked?" in text)
 

@@ -167,6 +167,10 @@ def test_directories_named_after_options_are_called_by_those_whatever_was_cut(tm
         runs.append(run)
     assert [*evaluations.groups(runs)] == ["rm", "morl", "morl_combine_max_min", "morl_combine_max_median"]
     assert [*evaluations.groups(runs[1:])] == ["morl", "combine_max_min", "combine_max_median"]
+    about = {"reward": "rm", "divergence": "kl", "coeff": 0.1, "tuned": {"reward.model": "elsewhere/c"}}
+    other = write(tmp_path / "rm" / "kl-coeff=0.1-x" / "seed=0")
+    (other / "provenance.json").write_text(json.dumps({"schema": 1, "run": about, "attempts": []}))
+    assert [*evaluations.groups([runs[0], other, runs[1]])] == ["rm_model_b", "rm_model_c", "morl"]
     (runs[2] / "provenance.json").write_text("{")  # what cannot be read is called by its directory
     assert "max_min" not in str([*evaluations.groups(runs)])
 
