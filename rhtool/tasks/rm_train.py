@@ -129,6 +129,16 @@ class RmTrainTexts(Fitting):
     orthogonality: float = 1.0
     """with a second head, weight of the cosine of the two heads' weights"""
 
+    def check(self, run: Run) -> None:
+        """Are model and data there, and the second head's weights whole in each process?"""
+        super().check(run)
+        for name in ("length_weight", "orthogonality"):
+            if getattr(self, name) < 0:
+                raise ConfigError(f"{getattr(self, name)} is below 0", f"task.{name}", "choose 0 or more")
+        if self.length_weight and run.option("accelerate") in ("zero3", "fsdp"):
+            said = "a second head's weights are divided among processes"
+            raise ConfigError(said, "task.length_weight", "take accelerate=ddp or accelerate=zero2")
+
     def memory(self, run: Run) -> Need:
         """Of weights, optimiser and the largest of its passes."""
         from rhtool.lm import memory

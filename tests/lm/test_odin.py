@@ -8,7 +8,9 @@ from dataclasses import dataclass
 
 import pytest
 
-from rhtool.models import SAVED, Lora
+from rhtool.config import compose
+from rhtool.errors import ConfigError, RhtoolError
+from rhtool.models import SAVED, Lora, Model
 from rhtool.rewards.rm import Rm
 from rhtool.run import Run
 from rhtool.tasks.rm_train import RmTrainTexts
@@ -88,10 +90,14 @@ def test_adapters_have_one_score_too(tmp_path):
     assert {len(weight) for name, weight in adapter.items() if "score" in name} == {1}
 
 
-def test_a_classifier_of_one_score_is_no_beginning_of_two(trained, tmp_path):
-    from rhtool.errors import RhtoolError
-    from rhtool.models import Model
+@pytest.mark.parametrize("words", [["task.length_weight=-1"], ["task.length_weight=1", "accelerate=zero3"]])
+def test_what_it_cannot_do_is_refused(words):
+    with pytest.raises(ConfigError, match="length_weight"):
+        run = compose("task=rm_train", "model=tiny", "data=toy", *words)
+        run.task.check(run)
 
+
+def test_a_classifier_of_one_score_is_no_beginning_of_two(trained, tmp_path):
     root, _ = trained
     task = RmTrainTexts(max_length=48, length_weight=1.0)
     with pytest.raises(RhtoolError, match="2 scores is wanted, and this one has 1"):
