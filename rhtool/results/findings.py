@@ -41,8 +41,8 @@ COLUMNS = {
 """of each task: its metrics, what they are of, and the columns of those that are shown"""
 NOTES = {
     "rer_eval": "Spearman: of the means of proxy and true reward over a run's evaluations; true: at the last; win rate: of the last "
-    "answers against those that were named; gained: from the first to the last; lost: of the true reward since its peak; tax: ROUGE-L lost on "
-    "other prompts. In brackets 95 % intervals, over three runs or more, else over prompts (docs/tasks/rer_eval.md).",
+    "answers against those that were named; gained: from the first to the last; lost: of the true reward since its peak; tax: "
+    "ROUGE-L lost on other prompts. In brackets 95 % intervals, over three runs or more, else over prompts (docs/tasks/rer_eval.md).",
     "morlaif_pm": "accuracy: of a principle's model for held-out feedback; ceiling: what the feedback's noise allows; weight: of its "
     "score in what people prefer (docs/tasks/morlaif_pm.md).",
 }
