@@ -66,7 +66,7 @@ def _made(auto: Any, model: Model, tokenizer: PreTrainedTokenizerBase, seed: int
             if "num_labels" in options and (labels := _labels(model)) not in (None, options["num_labels"]):
                 heads = options["num_labels"]
                 raise RhtoolError(
-                    f"a model of {heads} score{'s' * (heads > 1)} is wanted, and this one has {labels}",
+                    f"a model of {heads} score{'s' * (heads > 1)} is wanted, and this one has {labels} labels",
                     model.source(),
                     f"start from a language model, or from a classifier with num_labels={heads}",
                 )
