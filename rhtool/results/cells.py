@@ -48,9 +48,9 @@ class Keys:
     statistic: str = "iqm"
 
 
-@dataclass
+@dataclass(eq=False)
 class Cell:
-    """The seeds of one method at one coeff."""
+    """The seeds of one method at one coeff; equal to itself alone."""
 
     divergence: str
     over: str

@@ -109,6 +109,16 @@ def test_paths_that_tell_no_methods_apart_are_not_in_their_names(tmp_path):
     )
 
 
+def test_rewards_that_differ_in_their_name_alone_are_drawn(tmp_path):
+    for reward in ("rm", "par"):
+        text = {"data": "toy", "model": "pretrained", "reward": reward}
+        for seed in range(2):
+            options = {"text": text, "tuned": {"reward.model": "a/b"}, "divergence": "none", "seed": seed}
+            write_run(tmp_path, metrics=returns(1, 2, (0.5, 1.0)), **options)
+    report(tmp_path)
+    assert (tmp_path / "report/frontier.png").is_file()
+
+
 def test_other_options_of_a_reward_are_another_proxy(tmp_path):
     """Their mean under the base policy is that of nothing."""
     text = {"data": "toy", "model": "pretrained", "reward": "rer"}
