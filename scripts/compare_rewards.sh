@@ -6,7 +6,7 @@ export OMP_NUM_THREADS=1 HF_HUB_OFFLINE=1
 to=outputs/toy_rewards
 mkdir -p "$to"
 
-rhtool task=sft model=tiny data=toy dir="$to/base"
+rhtool task=sft model=tiny data=toy data.sft.passes=6 dir="$to/base"  # as little as will do
 for seed in 0 1 2; do
   rhtool task=rm_train model=pretrained model.path="$to/base" data=toy seed=$seed dir="$to/rm_$seed"
 done

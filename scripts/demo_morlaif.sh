@@ -9,7 +9,7 @@ mkdir -p "$to"
 people='data=toy data.weights=[1,0.5,-0.4]'
 models="model=pretrained model.path=$to/base feedback=toy $people data.rm.passes=3 data.n_validation=1500 task.fit.margin=false"
 
-rhtool task=sft model=tiny data=toy dir="$to/base"
+rhtool task=sft model=tiny data=toy data.sft.passes=6 dir="$to/base"  # as little as will do
 echo "a second process reports in $to/second.log"
 rhtool task=morlaif_pm $models task.one_each=true dir="$to/constitution" >"$to/second.log" 2>&1 &
 other=$!

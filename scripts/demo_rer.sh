@@ -6,7 +6,7 @@ export OMP_NUM_THREADS=1 HF_HUB_OFFLINE=1
 to=outputs/demo_rer
 mkdir -p "$to"
 
-rhtool task=sft model=tiny data=toy dir="$to/base"
+rhtool task=sft model=tiny data=toy data.sft.passes=6 dir="$to/base"  # as little as will do
 echo "4 runs, shared with a second process, which reports in $to/second.log"
 rhtool experiment=toy_rer outputs="$to" -m >"$to/second.log" 2>&1 &
 other=$!
