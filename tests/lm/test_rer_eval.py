@@ -173,6 +173,17 @@ def test_win_rates_by_the_true_reward_against_another_run_and_references(tmp_pat
         assert found["rer/mine/win_rate_low"] <= expected <= found["rer/mine/win_rate_high"]
 
 
+def test_a_run_is_not_compared_with_itself(tmp_path):
+    """Against one of the runs, all others are; against nothing but itself it is refused."""
+    one, other = write(tmp_path / "runs/one"), write(tmp_path / "runs/other", steps=(0, 4, 800))
+    options = {"against": str(one), "judged_by": "true"}
+    metrics = make(tmp_path / "run", path=str(tmp_path / "runs"), **options).execute()["metrics"]
+    assert metrics["rer/other/win_rate"] == 0 and "rer/one/win_rate" not in metrics  # -800 against -8
+    assert pd.read_csv(tmp_path / "run/win_rates.csv").run.tolist() == [str(other)]
+    with pytest.raises(ConfigError, match="with itself"):
+        make(tmp_path / "alone", path=str(one), **options).execute()
+
+
 def test_a_biased_judge_is_fooled_half_of_the_time(tmp_path):
     mine, theirs = write(tmp_path / "mine", prompts=200), write(tmp_path / "theirs", steps=(0, 4, 9), prompts=200)
     data = tmp_path / "data.jsonl"
