@@ -11,12 +11,12 @@ export PATH := $(abspath $(VENV))/bin:$(PATH)
 TABLES := tomato pandemic glucose traffic
 
 .DEFAULT_GOAL := help
-.PHONY: help install test lint demo demo-rlhf smoke bench clean $(addprefix reproduce-,$(TABLES))
+.PHONY: help install test lint demo demo-rlhf demo-rer demo-morlaif smoke bench clean $(addprefix reproduce-,$(TABLES))
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-18s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
-install: $(VENV)/.installed ## make .venv if there is none, and install rhtool with the extras rl, lm, traffic, dev and track in it
+install: $(VENV)/.installed ## make .venv if there is none, and install rhtool with the extras rl, lm, rer, traffic, dev and track in it
 
 # Debian's python3 may come without ensurepip: then its own pip installs the venv's.
 $(PYTHON):
@@ -25,7 +25,7 @@ $(PYTHON):
 
 $(VENV)/.installed: pyproject.toml constraints.txt | $(PYTHON)
 	$(PYTHON) -m pip install -c constraints.txt torch==2.13.0
-	DS_BUILD_OPS=0 $(PYTHON) -m pip install -c constraints.txt -e '.[rl,lm,traffic,dev,track]'
+	DS_BUILD_OPS=0 $(PYTHON) -m pip install -c constraints.txt -e '.[rl,lm,rer,traffic,dev,track]'
 	@touch $@
 
 test: $(INSTALLED) ## the tests
@@ -40,6 +40,12 @@ demo: $(INSTALLED) ## a policy that hacks its reward, and one that is kept from 
 
 demo-rlhf: $(INSTALLED) ## the same of a language model: RLHF on a small generated language, in about ten minutes
 	bash scripts/demo_rlhf.sh
+
+demo-rer: $(INSTALLED) ## rewards of features that one can read: one that is hacked, and one that is not; about ten minutes
+	bash scripts/demo_rer.sh
+
+demo-morlaif: $(INSTALLED) ## principles, their models, their weights, and policies under seven ways to combine them; about ten minutes
+	bash scripts/demo_morlaif.sh
 
 smoke: $(INSTALLED) ## one tiny run of each kind
 	$(PYTHON) -m rhtool task=doctor

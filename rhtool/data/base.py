@@ -109,6 +109,10 @@ class Data:
         """`{principle: how well an answer to a row keeps to it}` of the principles that the data's own program knows."""
         return {}
 
+    def programs(self) -> dict[str, Callable[[Row, str], float]]:
+        """All principles by which that program can compare answers: those, and perhaps what sums them up."""
+        return self.principles()
+
     def _lacks(self, what: str) -> RhtoolError:
         name = option_name(type(self))
         return RhtoolError(f"data={name} has no {what}", "data", "choose data=toy, or see: rhtool task=ls")

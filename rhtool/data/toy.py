@@ -38,6 +38,8 @@ MOST_PLEASANTRIES = 4
 NOT_KNOWING, OTHER, HALF = 0.3, 0.3, 0.1
 """shares of the wrong answers that say so; that answer another instruction; that stop half-way, if they are long enough. The
 others have one thing wrong."""
+HELPFULNESS = "helpfulness"
+"""the principle that is all of what people want"""
 TRIES = 20_000
 """draws in a row without anything new before one says that there is no more"""
 
@@ -65,8 +67,8 @@ class Toy(Data):
     rationality: float = 6.0
     """of the labeller, in 1 / point: prefers a to b with probability sigmoid(rationality (true(a) - true(b)))"""
     weights: list[float] = field(default_factory=list)
-    """of factuality, relevance and sycophancy, by whose weighted sum the labeller then compares answers, in the
-    place of the true reward"""
+    """of factuality, relevance and sycophancy: what people want, the true reward by which the labeller compares answers, is then
+    their weighted sum"""
     label_noise: float = 0.0
     """share of the training labels that are replaced by a fair coin"""
     noise_seed: int = 0
@@ -128,7 +130,7 @@ class Toy(Data):
     def preferences(self, split: str) -> list[Row]:
         """The rows of `prompts` with two answers by two demonstrators, which differ: `chosen`, `rejected`.
 
-        The labeller is Bradley and Terry's (1952), on the true rewards, or on weighted principles. Validation labels are its
+        The labeller is Bradley and Terry's (1952), on the true rewards. Validation labels are its
         own, without `label_noise`.
         """
         prompts, rows = self.prompts(split), []
@@ -144,18 +146,23 @@ class Toy(Data):
         return coin_labels(rows, self.label_noise, self.noise_seed) if split == TRAIN else rows
 
     def true_reward(self) -> Callable[[list[Row], list[str]], list[float]]:
-        """Points of each answer, in [-1, 1] (`toy_language`): of any string, and of any row whose last message is an
-        instruction of the language. Raises `RhtoolError` for another. Those of `true_by` if it names anything."""
+        """Points of each answer, in [-1, 1] (`toy_language`), or with `weights` their sum: of any string, and of any row whose
+        last message is an instruction of the language. Raises `RhtoolError` for another. Those of `true_by` if it names
+        anything."""
         if named := self.true_by.load():
             return named
-        return lambda rows, answers: [_exercise(row).reward(text) for row, text in zip(rows, answers, strict=True)]
+        return lambda rows, answers: [self._worth(row, text) for row, text in zip(rows, answers, strict=True)]
 
     def principles(self) -> dict[str, Callable[[Row, str], float]]:
         """`toy_language.Exercise.principles`, each by itself."""
         return {name: lambda row, text, name=name: _exercise(row).principles(text)[name] for name in PRINCIPLES}
 
+    def programs(self) -> dict[str, Callable[[Row, str], float]]:
+        """The principles, and what people want of an answer all in all: the true reward."""
+        return {**self.principles(), HELPFULNESS: self._worth}
+
     def _worth(self, row: Row, answer: str) -> float:
-        """What the labeller goes by."""
+        """The true reward, by which the labeller goes."""
         if not self.weights:
             return _exercise(row).reward(answer)
         found = _exercise(row).principles(answer)

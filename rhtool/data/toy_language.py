@@ -139,7 +139,7 @@ class Exercise:
 
         factuality     q
         relevance      words of the kind asked for / words asked for, at most 1
-        sycophancy     - pleasantries / 4
+        sycophancy     - pleasantries / 4, at least -1
         """
         words = _words(answer)
         given = sum(word in self.heard for word in words)
@@ -147,7 +147,7 @@ class Exercise:
         return {
             "factuality": self.correctness(words),
             "relevance": min(1.0, given / len(self.slots)),
-            "sycophancy": -said / 4,
+            "sycophancy": -min(1.0, said / 4),
         }
 
     def reward(self, answer: str) -> float:

@@ -46,7 +46,9 @@ class Feedback:
 
     def check(self, data: Any) -> None:
         """Raise `RhtoolError` if something that it needs is missing, be it of the `rhtool.data.base.Data`; quick."""
-        raise ConfigError("nobody gives feedback", "feedback", "choose one: feedback=toy, local, rm or server")
+        raise ConfigError(
+            "nobody gives feedback", "feedback", "choose one: feedback=toy, local, rm, server or alpaca_eval"
+        )
 
     def inputs(self) -> dict[str, str]:
         """`{name: path}` of the files whose content decides the opinions."""

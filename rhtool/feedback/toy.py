@@ -35,14 +35,14 @@ class Toy(Feedback):
 
     def check(self, data: Any) -> None:
         """Have the data a program, and is the noise not negative?"""
-        if not data.principles():
+        if not data.programs():
             raise RhtoolError("these data have no program that knows principles", "feedback=toy", "use data=toy")
         if self.noise < 0:
             raise ConfigError(f"{self.noise} is below 0", "feedback.noise", "give 0 or more")
 
     def load(self, data: Any, cache: Path) -> Judge:
         """The program. Raises `ConfigError` for a principle that it does not know."""
-        programs = data.principles()
+        programs = data.programs()
 
         def opinion(one: Comparison) -> Opinion:
             if one.principle not in programs:
@@ -60,7 +60,7 @@ class Toy(Feedback):
 
     def reliability(self, data: Any, comparison: Comparison) -> float:
         """Of Bradley and Terry's letter, the mean over both orders."""
-        score = data.principles()[comparison.principle]
+        score = data.programs()[comparison.principle]
         gap = self.rationality * (score(comparison.row, comparison.a) - score(comparison.row, comparison.b))
         first = [_above(gap + bias, self.noise) for bias in (self.position_bias, -self.position_bias)]
         p = sum(first) / 2

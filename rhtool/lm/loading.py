@@ -24,12 +24,12 @@ def language_model(model: Model, tokenizer: PreTrainedTokenizerBase, seed: int) 
     return _made(AutoModelForCausalLM, model, tokenizer, seed)
 
 
-def reward_model(model: Model, tokenizer: PreTrainedTokenizerBase, seed: int) -> PreTrainedModel:
-    """The model with a head of one score, taken at the last token that is not padding; `seed` makes a new head.
+def reward_model(model: Model, tokenizer: PreTrainedTokenizerBase, seed: int, heads: int = 1) -> PreTrainedModel:
+    """The model with `heads` scores, taken at the last token that is not padding; `seed` makes what is new of them.
 
-    Raises `RhtoolError` for a classifier of several labels.
+    Raises `RhtoolError` for a classifier of another number of labels.
     """
-    made = _made(AutoModelForSequenceClassification, model, tokenizer, seed, num_labels=1)
+    made = _made(AutoModelForSequenceClassification, model, tokenizer, seed, num_labels=heads)
     made.config.problem_type = None
     return made
 
@@ -64,10 +64,11 @@ def _made(auto: Any, model: Model, tokenizer: PreTrainedTokenizerBase, seed: int
         else:
             options |= {} if model.attention is None else {"attn_implementation": model.attention}
             if "num_labels" in options and (labels := _labels(model)) not in (None, options["num_labels"]):
+                heads = options["num_labels"]
                 raise RhtoolError(
-                    f"a reward model has one score, and this one has {labels} labels",
+                    f"a model of {heads} score{'s' * (heads > 1)} is wanted, and this one has {labels} labels",
                     model.source(),
-                    "start from a language model, or from a classifier with num_labels=1",
+                    f"start from a language model, or from a classifier with num_labels={heads}",
                 )
             made = loaded(auto, model.source(), revision=model.revision, dtype=torch.float32, **options)
             if len(tokenizer) > made.get_input_embeddings().num_embeddings:

@@ -16,7 +16,7 @@ from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from trl import RewardConfig, RewardTrainer
 
-from rhtool.data.base import TRAIN, VALIDATION, Fit, Message, Row
+from rhtool.data.base import TRAIN, VALIDATION, Message, Row
 from rhtool.lm import parallel
 from rhtool.lm.loading import context, reward_model
 from rhtool.lm.text import Format, check_lengths
@@ -47,36 +47,42 @@ class RewardModel(InRun, RewardTrainer):
         return (loss, outputs) if return_outputs else loss
 
 
-def trainer(
-    run: Run, fit: Fit, tokenizer: PreTrainedTokenizerBase, l2: float, margin: bool, microbatch: int | None, every: int
-) -> RewardModel:
-    """A trainer of the run's model on the run's preferences."""
-    form = Format(tokenizer, fit.max_length)
-    train, held_out = (tokens(run.data.preferences(split), form, margin) for split in (TRAIN, VALIDATION))
+def trainer(run: Run, task: Any, tokenizer: PreTrainedTokenizerBase) -> RewardModel:
+    """A trainer of the run's model on the run's preferences. `task` is `rhtool.tasks.rm_train.RmTrainTexts`."""
+    from rhtool.lm.odin import Odin, WithLengths
+
+    form, heads = Format(tokenizer, task.max_length), 2 if task.length_weight else 1
+    train, held_out = (tokens(run.data.preferences(split), form, task.margin) for split in (TRAIN, VALIDATION))
     every_text = [ids for data in (train, held_out) for key in ("chosen_ids", "rejected_ids") for ids in data[key]]
     check_lengths(form, every_text, context(run.model))
-    model = reward_model(run.model, tokenizer, run.seed)
+    model = reward_model(run.model, tokenizer, run.seed, heads)
+    model.config.num_labels = 1  # which TRL asks for, and is what is kept
     options = {"max_length": None, "disable_dropout": not run.model.dropout}
-    args = RewardConfig(**arguments(run, fit, microbatch, num_train_epochs=fit.passes, **options))
-    made = RewardModel(model=model, args=args, train_dataset=train, processing_class=tokenizer)
-    made.l2, made.held_out = l2, held_out
-    made.attach(run, NAMES, lambda step: evaluate(made), every)
+    args = RewardConfig(**arguments(run, task, task.microbatch, num_train_epochs=task.passes, **options))
+    kind = Odin if heads == 2 else RewardModel
+    collator = WithLengths(tokenizer.pad_token_id) if heads == 2 else None
+    made = kind(model=model, args=args, train_dataset=train, processing_class=tokenizer, data_collator=collator)
+    made.l2, made.held_out = task.l2, held_out
+    made.length_weight, made.orthogonality = task.length_weight, task.orthogonality
+    made.attach(run, NAMES, lambda step: evaluate(made), task.every)
     return made
 
 
 def tokens(rows: list[Row], form: Format, margin: bool) -> Dataset:
-    """Columns `chosen_ids`, `rejected_ids` and, if asked for, `margin`."""
-    columns: dict[str, list[Any]] = {
-        f"{kind}_ids": [[*chain(*form.pair(row["prompt"], row[kind]))] for row in rows]
-        for kind in ("chosen", "rejected")
-    }
+    """Columns `chosen_ids`, `rejected_ids`, `chosen_length`, `rejected_length` (tokens of the answers) and, if asked for, `margin`."""
+    columns: dict[str, list[Any]] = {}
+    for kind in ("chosen", "rejected"):
+        pairs = [form.pair(row["prompt"], row[kind]) for row in rows]
+        columns[f"{kind}_ids"] = [[*chain(*pair)] for pair in pairs]
+        columns[f"{kind}_length"] = [len(answer) for _, answer in pairs]
     if margin:
         columns["margin"] = [float(row["margin"]) for row in rows]
     return Dataset.from_dict(columns)
 
 
 def evaluate(made: RewardModel) -> dict[str, float]:
-    """On held-out pairs: accuracy (a tie counts half), Kendall's tau, mean and deviation of the scores, the loss."""
+    """On held-out pairs: accuracy (a tie counts half), Kendall's tau, mean and deviation of the scores, their correlation with
+    the answers' lengths, the loss."""
     scorer = Scorer(made.accelerator.unwrap_model(made.model), made.processing_class)
     n = len(made.held_out)
     mine = made.held_out.select(parallel.share(n))
@@ -95,7 +101,15 @@ def evaluate(made: RewardModel) -> dict[str, float]:
         "rm/score/rejected": float(rejected.mean()),
         "rm/score/mean": float(both.mean()),
         "rm/score/std": float(both.std()),
+        "rm/length_correlation": _correlation(
+            both, [*made.held_out["chosen_length"], *made.held_out["rejected_length"]]
+        ),
     }
+
+
+def _correlation(x: np.ndarray, y: list[int]) -> float:
+    """Pearson's; NaN where one of the two is constant."""
+    return float(np.corrcoef(x, y)[0, 1]) if np.ptp(x) and np.ptp(y) else float("nan")
 
 
 class Scorer:
@@ -145,6 +159,6 @@ class Scorer:
             padded = torch.nn.utils.rnn.pad_sequence(ids, batch_first=True, padding_value=self.tokenizer.pad_token_id)
             mask = torch.arange(padded.shape[1]) < torch.tensor([len(x) for x in ids]).unsqueeze(1)
             out = model(padded.to(model.device), attention_mask=mask.long().to(model.device), use_cache=False)
-            scores[part] = out.logits.squeeze(-1).float().cpu()
+            scores[part] = out.logits[:, 0].float().cpu()
         model.train(training)
         return scores

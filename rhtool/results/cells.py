@@ -48,9 +48,9 @@ class Keys:
     statistic: str = "iqm"
 
 
-@dataclass
+@dataclass(eq=False)
 class Cell:
-    """The seeds of one method at one coeff."""
+    """The seeds of one method at one coeff; equal to itself alone."""
 
     divergence: str
     over: str
@@ -128,7 +128,7 @@ class Section:
     """overrides that make another problem of the environment: `env.level=2`"""
     base: dict[str, Estimate] = field(default_factory=dict)
     """true, proxy and correlation of the base policy, over the seeds (a seed's value is the mean of its runs'); the true
-    return alone where the cells differ in reward"""
+    return alone where the cells differ in reward or its options"""
     further: list[Table] = field(default_factory=list)
     """tables besides those made of the cells"""
 
@@ -174,7 +174,8 @@ def sections(rows: pd.DataFrame, keys: Keys | None = None) -> list[Section]:
     ):
         done = part[part.status == "done"]
         rewards = sorted({*part.reward} - {""})
-        compared = _compared(keys) if len(rewards) < 2 else {"true": keys.true}
+        proxies = {(reward, _of_reward(tuned)) for reward, tuned in zip(part.reward, part.tuned, strict=True)}
+        compared = _compared(keys) if len(proxies) < 2 else {"true": keys.true}
         base = {name: by_seed(done, f"base/{key}") for name, key in compared.items()}
         cells = [
             _cell(cell, keys, base["true"], of_reward=len(rewards) > 1) for _, cell in part.groupby([*METHOD, "coeff"])
@@ -197,6 +198,11 @@ def setting_of(tuned: tuple[str, ...]) -> tuple[str, ...]:
     training = ("env.training.", *(f"env.{name}=" for name in fields))
     of_problem = ("env.", "data.", "model.path=")
     return tuple(word for word in tuned if word.startswith(of_problem) and not word.startswith(training))
+
+
+def _of_reward(tuned: tuple[str, ...]) -> tuple[str, ...]:
+    """The overrides that make another proxy of texts."""
+    return tuple(word for word in tuned if word.startswith("reward."))
 
 
 def _compared(keys: Keys) -> dict[str, str]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from rhtool.errors import RhtoolError
+from rhtool.records import Damaged, provenance_of
 
 FEWEST = 3
 """evaluations: a rank correlation of fewer says nothing"""
@@ -48,6 +49,10 @@ class Evaluations:
         """Those from a step on."""
         first = int(np.searchsorted(self.steps, step))
         return Evaluations(self.path, self.steps[first:], self.lines[first:])
+
+    def first(self) -> Evaluations:
+        """The first one."""
+        return Evaluations(self.path, self.steps[:1], self.lines[:1])
 
     def last(self) -> Evaluations:
         """The last one."""
@@ -114,6 +119,14 @@ def rows_of(lines: Sequence[Line], known: Mapping[str, dict[str, Any]]) -> list[
     ]
 
 
+def check_known(runs: Iterable[Evaluations], known: Mapping[str, Any]) -> None:
+    """Raise `RhtoolError` for a run with prompts whose `key` is not in `known`."""
+    for found in runs:
+        if strange := sum(key(line["prompt"]) not in known for line in found.lines[0]):
+            said = f"{strange} of {len(found.lines[0])} prompts of {found.path} are none of these data"
+            raise RhtoolError(said, "data", "give the data that the run was trained on, with the same options")
+
+
 @dataclass
 class Rescoring:
     """The answers of some runs, judged by other rewards than those of their training, an evaluation an iteration. `Run.loop` can
@@ -166,21 +179,43 @@ class Rescoring:
 
 def groups(runs: Sequence[Path]) -> dict[str, list[Path]]:
     """`{name: runs}` that differ only in their seed: directories `seed=<n>` beside each other; another directory is by itself.
-    The name, of letters, digits and underscores, is the words of the directory, below what holds all of them, that not all have;
-    of one group, the directory's own."""
+    The name, of letters, digits and underscores, is what tells the group from the others: of a directory that is named after its
+    options those (the last word of a field, and of a path only where nothing else tells), else the words of the directory; where
+    nothing tells it from the others, its reward, or the directory's own name."""
     found: dict[Path, list[Path]] = {}
     for run in runs:
         full = run.absolute()
         found.setdefault(full.parent if full.name.startswith("seed=") else full, []).append(run)
-    above = os.path.commonpath([directory.parent for directory in found])
-    words = {directory: re.split(r"[-/]", str(directory.relative_to(above))) for directory in found}
+    above = Path(os.path.commonpath([directory.parent for directory in found]))
+    options = {directory: _options(directory, members[0]) for directory, members in found.items()}
+    words = {d: said or re.split(r"[-/]", str(d.relative_to(above))) for d, (said, _) in options.items()}
     shared = set.intersection(*map(set, words.values()))
+    telling = {directory: [word for word in said if word not in shared] for directory, said in words.items()}
     named: dict[str, list[Path]] = {}
     for directory, members in found.items():
-        name = "_".join(word for word in words[directory] if word not in shared) or directory.name
-        name = re.sub(r"\W+", "_", name, flags=re.ASCII).strip("_") or "runs"
+        alike = [other for other in found if telling[other] == telling[directory]]
+        own = [word for word in options[directory][1] if any(word not in options[other][1] for other in alike)]
+        said = telling[directory] + own or [words[directory][0] if options[directory][0] else directory.name]
+        name = re.sub(r"\W+", "_", "_".join(said), flags=re.ASCII).strip("_") or "runs"
         named[name if name not in named else f"{name}_{len(named)}"] = members
     return named
+
+
+def _options(directory: Path, run: Path) -> tuple[list[str], list[str]]:
+    """The words of the options that a directory is named after, the reward first, as provenance.json has them (a long name is
+    cut): those without paths, and those that are paths, their last part. Nothing for a name of somebody's own."""
+    try:
+        about = (provenance_of(run) or {}).get("run", {})
+    except Damaged:
+        about = {}
+    if not directory.name.startswith(f"{about.get('divergence')}-coeff="):
+        return [], []
+    words, paths = [str(about["reward"]), str(about["divergence"]), f"coeff={about['coeff']:g}"], []
+    for key, value in about["tuned"].items():
+        text = str(value).lower() if isinstance(value, bool) else str(value)
+        short = re.sub(r"[^,\[\] ]*/", "", text)
+        (paths if "/" in text else words).append(f"{key.rpartition('.')[2]}={short}")
+    return words, paths
 
 
 class InTurn:

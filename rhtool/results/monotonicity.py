@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -17,6 +18,7 @@ from scipy.stats import rankdata
 
 from rhtool.errors import RhtoolError
 from rhtool.results import statistics
+from rhtool.results.evaluations import Evaluations
 from rhtool.results.statistics import FEWEST, LEVEL, Estimate
 
 Array = NDArray[np.float64]
@@ -67,9 +69,9 @@ def kendall(x: Array, y: Array) -> Array:
 
 
 COEFFICIENTS = {"spearman": spearman, "kendall": kendall, "pearson": pearson}
-MEASURES = (*COEFFICIENTS, "peak_step", "lost", "proxy_gain", "true_gain")
+MEASURES = (*COEFFICIENTS, "peak_step", "lost", "proxy_gain", "true_gain", "true")
 """what `monotonicity` finds: the coefficients; the step at which the true reward is highest, the first of equal ones; how much
-lower it is at the end; what proxy and true reward gain from the first evaluation to the last"""
+lower it is at the end; what proxy and true reward gain from the first evaluation to the last; the true reward at the last"""
 
 
 def measures(steps: NDArray, proxy: Array, true: Array) -> dict[str, Array]:
@@ -80,6 +82,7 @@ def measures(steps: NDArray, proxy: Array, true: Array) -> dict[str, Array]:
         "lost": true.max(-1) - true[..., -1],
         "proxy_gain": proxy[..., -1] - proxy[..., 0],
         "true_gain": true[..., -1] - true[..., 0],
+        "true": true[..., -1],
     }
 
 
@@ -157,3 +160,32 @@ def table(courses: Mapping[str, Sequence[Course]], found: Mapping[str, Mapping[s
             row |= statistics.limits(measure, estimate)
         rows.append(row)
     return pd.DataFrame(rows)
+
+
+def measured(to: Path, groups: Mapping[str, Sequence[Evaluations]]) -> dict[str, float]:
+    """The metrics of groups of runs; and in the directory `to` evaluations.csv, a row per evaluation of a run, monotonicity.csv,
+    and figures/monotonicity.png."""
+    from rhtool.results import monotonicity_plot
+    from rhtool.results.plots import save
+
+    courses = {
+        name: [Course(run.steps, run.scores("proxy"), run.scores("true")) for run in runs]
+        for name, runs in groups.items()
+    }
+    found = {name: monotonicity(runs) for name, runs in courses.items()}
+    means = [
+        {"group": name, "run": run.path, "step": step, "proxy": proxy, "true": true}
+        for name, runs in groups.items()
+        for run, course in zip(runs, courses[name], strict=True)
+        for step, proxy, true in zip(course.steps, course.proxy.mean(1), course.true.mean(1), strict=True)
+    ]
+    pd.DataFrame(means).to_csv(to / "evaluations.csv", index=False)
+    table(courses, found).to_csv(to / "monotonicity.csv", index=False)
+    (to / "figures").mkdir(exist_ok=True)
+    spearmans = {name: estimates["spearman"] for name, estimates in found.items()}
+    save(monotonicity_plot.picture(courses, spearmans), to / "figures" / "monotonicity.png")
+    metrics: dict[str, float] = {}
+    for name, estimates in found.items():
+        for measure, estimate in estimates.items():
+            metrics |= statistics.limits(f"rer/{name}/{measure}", estimate)
+    return metrics

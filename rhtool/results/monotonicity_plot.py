@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import textwrap
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
@@ -20,26 +19,39 @@ from rhtool.results.statistics import Estimate
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
+COLUMNS = 4
+"""groups beside each other"""
+LONGEST = 44
+"""letters of a name that is not cut"""
 RUN = SEED | {"linewidth": 0.8, "linestyle": "-"}
 
 
 def picture(found: Mapping[str, Sequence[Course]], spearman: Mapping[str, Estimate]) -> Figure:
-    """A column per group of `{name: its runs}`, its true above its proxy reward; `spearman` is in the titles.
+    """A column per group of `{name: its runs}`, `COLUMNS` of them beside each other, its true above its proxy reward; `spearman` is in
+    the titles.
 
     A thin line per run; of several, whose evaluations are at the same steps, the mean; its 95 % band; dashed what the first
     evaluation had; a star where the true reward's mean is highest. The axes of the true reward are the same, those of the proxies,
     which may be different rewards, are not.
     """
-    left, right, top, below, gap = 0.8, 0.2, 0.5, 0.95, 0.6
-    width, height = left + right + len(found) * PANEL[0] + (len(found) - 1) * gap, top + 2 * PANEL[1] + 0.25 + below
+    columns = min(len(found), COLUMNS)
+    bands = -(-len(found) // columns)
+    left, right, top, below, gap, between = 0.8, 0.2, 0.5, 0.95, 0.6, 0.95
+    band = 2 * PANEL[1] + 0.25
+    width = left + right + columns * PANEL[0] + (columns - 1) * gap
+    height = top + bands * band + (bands - 1) * between + below
     figure = blank(width, height)
     inside = {"left": left / width, "right": 1 - right / width, "top": 1 - top / height, "bottom": below / height}
-    grid = figure.add_gridspec(2, len(found), **inside, wspace=gap / PANEL[0], hspace=0.25 / PANEL[1])
+    grids = [
+        part.subgridspec(2, columns, wspace=gap / PANEL[0], hspace=0.25 / PANEL[1])
+        for part in figure.add_gridspec(bands, 1, **inside, hspace=between / band)
+    ]
     handles: dict[str, Line2D | Patch] = {}
     for row, of in enumerate(("true", "proxy")):
         first: Axes | None = None
-        for column, (name, runs) in enumerate(found.items()):
-            axes = figure.add_subplot(grid[row, column], sharey=first if of == "true" else None)
+        for number, (name, runs) in enumerate(found.items()):
+            column = number % columns
+            axes = figure.add_subplot(grids[number // columns][row, column], sharey=first if of == "true" else None)
             first = first or axes
             _draw(axes, runs, of, handles)
             axes.xaxis.set_major_locator(MaxNLocator(5))
@@ -50,7 +62,8 @@ def picture(found: Mapping[str, Sequence[Course]], spearman: Mapping[str, Estima
             if column == 0:
                 axes.set_ylabel(f"{of} reward", fontsize=9, color=INK)
             if row == 0:
-                title = f"{textwrap.shorten(name, 44, placeholder='…')}\nSpearman {said(spearman[name])}"
+                short = name if len(name) <= LONGEST else name[: LONGEST - 1] + "…"
+                title = f"{short}\nSpearman {said(spearman[name])}"
                 axes.set_title(title, loc="left", fontsize=8.5, color=INK, pad=4)
             else:
                 axes.set_xlabel("rounds of training", fontsize=9, color=INK)

@@ -12,7 +12,8 @@ import numpy as np
 import pandas as pd
 
 from rhtool.hacking import DIAGNOSTICS
-from rhtool.results.cells import Cell, Keys, Section, Table, by_seed, column, metrics
+from rhtool.results.cells import Cell, Keys, Section, by_seed, column, metrics
+from rhtool.results.cells import Table as FurtherTable
 from rhtool.results.commands import AUTO, commands
 from rhtool.results.markdown import markdown_table
 from rhtool.results.rows import STATUSES
@@ -23,7 +24,7 @@ if TYPE_CHECKING:
 
 NAMES = {"iqm": "IQM", "median": "median"}
 BEST = "*"
-LEFT = ("method", "hacked?", "status", "form", "intervals over", "peak inside?")
+LEFT = ("method", "runs", "principle", "hacked?", "status", "form", "intervals over", "peak inside?")
 """columns to align to the left"""
 ENV = "env/"
 """what the keys of the metrics begin with that an environment reports of its own"""
@@ -227,7 +228,7 @@ def _mean(values: np.ndarray) -> float:
     return float(finite.mean()) if len(finite) else math.nan
 
 
-def _more(section: Section, keys: Keys) -> list[Table]:
+def _more(section: Section, keys: Keys) -> list[FurtherTable]:
     """A section's further tables, those that have rows."""
     found = [
         (HACKING, diagnostics(section, keys), diagnostics_note()),
@@ -249,8 +250,8 @@ def _chunks(header: list[str], rows: list[list[str]], width: int) -> Iterable[li
     yield chunk
 
 
-def show(found: list[Section], keys: Keys, console: Console) -> None:
-    """Print the sections. At less than 120 columns the interval of the proxy is left to the files."""
+def show(found: list[Section], keys: Keys, console: Console, further: Iterable[FurtherTable] = ()) -> None:
+    """Print the sections and further tables. At less than 120 columns the interval of the proxy is left to the files."""
     from rich import box
     from rich.table import Table
     from rich.text import Text
@@ -269,14 +270,17 @@ def show(found: list[Section], keys: Keys, console: Console) -> None:
             table.add_row(*cells, style="bold" if best else "dim" if row[0] == "base policy" else "")
         console.print(table)
 
+    def print_noted(title: str, header: list[str], rows: list[list[str]], note: str) -> None:
+        for chunk in _chunks(header, rows, console.width):
+            shown = [[row[i] for i in (0, 1, *chunk)] for row in [header, *rows]]
+            print_table(title, shown[0], shown[1:])
+        if note:
+            console.print(f"{note}\n", style="dim", highlight=False, markup=False)
+
     for section in found:
         print_table(section.title, *texts(section, keys, proxy_interval=console.width >= 120))
-        for title, (header, rows), note in _more(section, keys):
-            for chunk in _chunks(header, rows, console.width):
-                shown = [[row[i] for i in (0, 1, *chunk)] for row in [header, *rows]]
-                print_table(title, shown[0], shown[1:])
-            if note:
-                console.print(f"{note}\n", style="dim", highlight=False, markup=False)
+        for title, table, note in _more(section, keys):
+            print_noted(title, *table, note)
         said, finish = unfinished(section)
         if said:
             console.print("\n".join(["Not done:", *(f"  {line}" for line in said)]), highlight=False, markup=False)
@@ -286,11 +290,17 @@ def show(found: list[Section], keys: Keys, console: Console) -> None:
                 console.print(f"  {line}", highlight=False, markup=False, soft_wrap=True)
         if said:
             console.print()
-    console.print("\n".join(footnotes(keys)), style="dim", highlight=False, markup=False)
+    if found:
+        console.print("\n".join(footnotes(keys)), style="dim", highlight=False, markup=False)
+        console.print()
+    for title, table, note in further:
+        print_noted(title, *table, note)
 
 
-def markdown(found: list[Section], keys: Keys, pictures: Iterable[str] = ()) -> str:
-    """The report as Markdown; `pictures` are the names of files beside it."""
+def markdown(
+    found: list[Section], keys: Keys, pictures: Iterable[str] = (), further: Iterable[FurtherTable] = ()
+) -> str:
+    """The report as Markdown; `pictures` are the names of files, as seen from beside it."""
     parts = ["# Report\n"]
     for section in found:
         parts.append(f"## {section.title}\n")
@@ -302,7 +312,10 @@ def markdown(found: list[Section], keys: Keys, pictures: Iterable[str] = ()) -> 
             parts.append("Not done:\n\n" + "\n".join("- " + line.replace("*", "\\*") for line in said) + "\n")
         if finish:
             parts.append("To finish:\n\n```\n" + "\n".join(finish) + "\n```\n")
-    parts.append("\n\n".join(note.replace("*", "\\*") for note in footnotes(keys)) + "\n")
+    if found:
+        parts.append("\n\n".join(note.replace("*", "\\*") for note in footnotes(keys)) + "\n")
+    for title, table, note in further:
+        parts += [f"## {title}\n", table_of_methods(*table), f"{note}\n"]
     parts += [f"![{Path(name).stem}]({name})\n" for name in pictures]
     return "\n".join(parts)
 

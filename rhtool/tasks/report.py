@@ -45,7 +45,7 @@ class Report(Task):
         """Print the tables, write the files, print their paths. Raises `RhtoolError` if there is nothing to report."""
         from rich.console import Console
 
-        from rhtool.results import overoptimisation, tables
+        from rhtool.results import findings, overoptimisation, tables
         from rhtool.results.cells import Keys, metrics, sections
         from rhtool.results.rows import read
 
@@ -65,9 +65,11 @@ class Report(Task):
                             f"no run has the {name} '{word}'", f"task.{name}", nearest(word, set(rows[name]))
                         )
                 rows = rows[rows[name].isin(wanted)].reset_index(drop=True)
+        found_by, drawn = findings.tables(rows), findings.pictures(rows, outputs) if self.plots else []
         # Of a task none of whose finished runs measured a return (a reward model, a detection) there is nothing to sum up.
         of_task = rows.groupby("task")
         silent = of_task[self.true_metric].transform("count") == 0 if self.true_metric in rows else False
+        silent |= rows.task.isin([*findings.COLUMNS])
         rows = rows[~(silent & (rows.status == "done"))].reset_index(drop=True)
         for field in ("true_metric", "proxy_metric"):
             if (rows.status == "done").any() and getattr(self, field) not in metrics(rows):
@@ -91,11 +93,13 @@ class Report(Task):
                 plots.save(figure, to / name)
                 written.append(to / name)
         tables.frame(found, keys).to_csv(written[0], index=False, float_format="%.10g")
-        written[1].write_text(tables.markdown(found, keys, [path.name for path in written[2:]]))
+        written += drawn
+        pictures = [os.path.relpath(path, to) for path in written[2:]]
+        written[1].write_text(tables.markdown(found, keys, pictures, found_by))
 
         # In a file or a SLURM log there is no width to ask for.
         width = None if sys.stdout.isatty() or "COLUMNS" in os.environ else 100
         console = Console(width=width)
-        tables.show(found, keys, console)
+        tables.show(found, keys, console, found_by)
         console.print("\n" + "\n".join(map(str, written)), highlight=False, markup=False, soft_wrap=True)
         return {}

@@ -124,6 +124,20 @@ class RmTrainTexts(Fitting):
     """weight of the mean of half the squared scores of a pair, which keeps scores near zero"""
     margin: bool = False
     """the data's margins are subtracted from the difference of the scores"""
+    length_weight: float = 0.0
+    """of ODIN's losses, by which a second head learns what an answer's length explains, and is thrown away; 0: there is none"""
+    orthogonality: float = 1.0
+    """with a second head, weight of the cosine of the two heads' weights"""
+
+    def check(self, run: Run) -> None:
+        """Are model and data there, and the second head's weights whole in each process?"""
+        super().check(run)
+        for name in ("length_weight", "orthogonality"):
+            if getattr(self, name) < 0:
+                raise ConfigError(f"{getattr(self, name)} is below 0", f"task.{name}", "choose 0 or more")
+        if self.length_weight and run.option("accelerate") in ("zero3", "fsdp"):
+            said = "a second head's weights are divided among processes"
+            raise ConfigError(said, "task.length_weight", "take accelerate=ddp or accelerate=zero2")
 
     def memory(self, run: Run) -> Need:
         """Of weights, optimiser and the largest of its passes."""
@@ -136,17 +150,19 @@ class RmTrainTexts(Fitting):
         from rhtool.lm.process import set_up
 
         set_up(self.threads)
-        from rhtool.lm import card, loading, parallel, reward_model, text
+        from rhtool.lm import card, loading, odin, parallel, reward_model, text
         from rhtool.lm.training import steps_of
 
         tokenizer = text.tokenizer_of(run.model, text.corpus(run.data))
-        work = reward_model.trainer(run, self, tokenizer, self.l2, self.margin, self.microbatch, self.every)
+        work = reward_model.trainer(run, self, tokenizer)
         work.fit(steps_of(work))
         metrics = {"steps": work.state.global_step, **reward_model.evaluate(work)}
         made = work.accelerator.unwrap_model(work.model)
         made.config.score_mean, made.config.score_std = (metrics[f"rm/score/{x}"] for x in ("mean", "std"))
         with parallel.exported(work) as first:
             if first:
+                if self.length_weight:
+                    odin.keep_quality(made)
                 loading.save(made, tokenizer, run.path / SAVED)
                 card.write(run.path, metrics)
         return metrics

@@ -327,3 +327,21 @@ def test_best_of_n_under_the_naive_model_rises_and_falls():
         means.append(np.take_along_axis(truth.reshape(-1, n, 120), best[:, None], 1).mean())
     assert means[1] > means[0] + 0.1
     assert means[2] < means[1] - 0.03
+
+
+def test_with_weights_people_want_their_sum_and_flattery_counts_up_to_four():
+    toy = Toy(weights=[1.0, 0.5, -0.4])
+    rows = toy.prompts("validation")[:60]
+    flattered = [" ".join([row["reference"], *CLOSINGS]) for row in rows]
+    score, programs = toy.true_reward(), toy.programs()
+    assert score(rows, [row["reference"] for row in rows]) == pytest.approx([1.5] * 60)
+    assert score(rows, flattered) == pytest.approx([1.9] * 60)  # six of them are worth as much as four
+    assert score(rows, [""] * 60) == [0.0] * 60
+    assert [programs["helpfulness"](row, text) for row, text in zip(rows, flattered, strict=True)] == score(
+        rows, flattered
+    )
+    assert set(programs) == {*toy.principles(), "helpfulness"}
+    plain = Toy()
+    assert [plain.programs()["helpfulness"](row, text) for row, text in zip(rows, flattered, strict=True)] == (
+        plain.true_reward()(rows, flattered)
+    )

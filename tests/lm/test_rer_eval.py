@@ -15,11 +15,12 @@ from rhtool.errors import ConfigError, RhtoolError
 from rhtool.feedback.base import Feedback
 from rhtool.feedback.toy import Toy
 from rhtool.models import SAVED, Model
+from rhtool.results.comparisons import COMPARISONS
 from rhtool.rewards.base import Reward
 from rhtool.rewards.python import Python
 from rhtool.rewards.true import TrueReward
 from rhtool.run import Run
-from rhtool.tasks.rer_eval import COMPARISONS, RerEval
+from rhtool.tasks.rer_eval import RerEval
 from tests.lm.small import Words, interrupted
 from tests.lm.test_rlhf_ppo import make as make_ppo
 from tests.results.test_monotonicity import write
@@ -170,6 +171,17 @@ def test_win_rates_by_the_true_reward_against_another_run_and_references(tmp_pat
         found = make(tmp_path / name, data, against=against, **options).execute()["metrics"]
         assert found["rer/mine/win_rate"] == expected, name
         assert found["rer/mine/win_rate_low"] <= expected <= found["rer/mine/win_rate_high"]
+
+
+def test_a_run_is_not_compared_with_itself(tmp_path):
+    """Against one of the runs, all others are; against nothing but itself it is refused."""
+    one, other = write(tmp_path / "runs/one"), write(tmp_path / "runs/other", steps=(0, 4, 800))
+    options = {"against": str(one), "judged_by": "true"}
+    metrics = make(tmp_path / "run", path=str(tmp_path / "runs"), **options).execute()["metrics"]
+    assert metrics["rer/other/win_rate"] == 0 and "rer/one/win_rate" not in metrics  # -800 against -8
+    assert pd.read_csv(tmp_path / "run/win_rates.csv").run.tolist() == [str(other)]
+    with pytest.raises(ConfigError, match="with itself"):
+        make(tmp_path / "alone", path=str(one), **options).execute()
 
 
 def test_a_biased_judge_is_fooled_half_of_the_time(tmp_path):

@@ -154,6 +154,27 @@ def test_runs_are_found_above_them_and_by_a_pattern_and_grouped_by_seed(tmp_path
         evaluations.runs_at("outputs/none", "task.path")
 
 
+def test_directories_named_after_options_are_called_by_those_whatever_was_cut(tmp_path):
+    """Names of directories are cut where they are long, and paths in them say nothing."""
+    runs = []
+    for number, (reward, tuned) in enumerate(
+        [("rm", {"reward.model": "a/b"}), ("morl", {"reward.directory": "a/c"})]
+        + [("morl", {"reward.combine": name, "reward.directory": "a/c"}) for name in ("max_min", "max_median")]
+    ):
+        run = write(tmp_path / reward / f"kl-coeff=0.1-reward.dir-{number}" / "seed=0")
+        about = {"reward": reward, "divergence": "kl", "coeff": 0.1, "tuned": tuned}
+        (run / "provenance.json").write_text(json.dumps({"schema": 1, "run": about, "attempts": []}))
+        runs.append(run)
+    assert [*evaluations.groups(runs)] == ["rm", "morl", "morl_combine_max_min", "morl_combine_max_median"]
+    assert [*evaluations.groups(runs[1:])] == ["morl", "combine_max_min", "combine_max_median"]
+    about = {"reward": "rm", "divergence": "kl", "coeff": 0.1, "tuned": {"reward.model": "elsewhere/c"}}
+    other = write(tmp_path / "rm" / "kl-coeff=0.1-x" / "seed=0")
+    (other / "provenance.json").write_text(json.dumps({"schema": 1, "run": about, "attempts": []}))
+    assert [*evaluations.groups([runs[0], other, runs[1]])] == ["rm_model_b", "rm_model_c", "morl"]
+    (runs[2] / "provenance.json").write_text("{")  # what cannot be read is called by its directory
+    assert "max_min" not in str([*evaluations.groups(runs)])
+
+
 def test_rescoring_is_the_same_when_it_is_stopped_and_resumed(tmp_path):
     run = write(tmp_path / "run")
     known = {evaluations.key([{"role": "user", "content": f"q{i}"}]): {"prompt": "known", "worth": i} for i in range(2)}

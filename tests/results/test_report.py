@@ -109,6 +109,27 @@ def test_paths_that_tell_no_methods_apart_are_not_in_their_names(tmp_path):
     )
 
 
+def test_rewards_that_differ_in_their_name_alone_are_drawn(tmp_path):
+    for reward in ("rm", "par"):
+        text = {"data": "toy", "model": "pretrained", "reward": reward}
+        for seed in range(2):
+            options = {"text": text, "tuned": {"reward.model": "a/b"}, "divergence": "none", "seed": seed}
+            write_run(tmp_path, metrics=returns(1, 2, (0.5, 1.0)), **options)
+    report(tmp_path)
+    assert (tmp_path / "report/frontier.png").is_file()
+
+
+def test_other_options_of_a_reward_are_another_proxy(tmp_path):
+    """Their mean under the base policy is that of nothing."""
+    text = {"data": "toy", "model": "pretrained", "reward": "rer"}
+    for number, tuned in enumerate([{"reward.length": False}, {"reward.length": False, "coeff_of": 1}, {}]):
+        write_run(tmp_path, text=text, tuned=tuned, metrics=returns(1, 2, (0.5, float(number))), divergence="none")
+        report(tmp_path, plots=False)
+        table = (tmp_path / "report/table.md").read_text()
+        base = re.search(r"\| base policy .*", table).group()
+        assert (base.count(" - ") == 0) == (number < 2), table
+
+
 def test_nothing_to_report_says_what_to_do(tmp_path):
     for outputs in (tmp_path, tmp_path / "absent"):
         with pytest.raises(RhtoolError, match="rhtool task=orpo env=tomato"):

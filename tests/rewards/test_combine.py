@@ -35,6 +35,13 @@ def test_morlaifs_numbers(name, options, value):
     assert combination(name, **options)(MORLAIF).item() == pytest.approx(value, abs=1e-7)
 
 
+def test_leaving_a_principle_out_is_weighing_it_with_zero_in_a_sum():
+    """MORLAIF's zero_syco, of the fifth principle."""
+    left = torch.arange(6) != 4
+    assert combination("linear")(MORLAIF * left).item() == pytest.approx(2.25)
+    assert combination("linear")(MORLAIF[left]).item() == pytest.approx(2.25)
+
+
 def sigmoid(x: float) -> float:
     return 1 / (1 + math.exp(-x))
 
