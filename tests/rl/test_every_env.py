@@ -81,7 +81,9 @@ def test_the_controller_is_cloned(name):
 def test_a_sweep_runs_on_a_fresh_machine_and_is_in_the_report(name, tmp_path):
     environ = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
     horizon = min(compose(f"env={name}").env.horizon, 60)
-    short = f"task.episodes=4 task.evaluation_lanes=4 task.batch=128 task.lanes=4 task.iterations=1 env.horizon={horizon}"
+    short = (
+        f"task.episodes=4 task.evaluation_lanes=4 task.batch=128 task.lanes=4 task.iterations=1 env.horizon={horizon}"
+    )
     line = f"task=orpo env={name} divergence=sqrt_chi2 -m coeff=0.1,0.5 scale=smoke {short}"
     for command in (line, "task=report"):
         done = subprocess.run(
