@@ -62,7 +62,9 @@ class Report:
         mark = {column: ' class="text"' if is_text else "" for column, is_text in texts.items()}
         head = "".join(f"<th{mark[c]}>{html.escape(str(c))}</th>" for c in table)
         body = "".join(
-            "<tr>" + "".join(f"<td{mark[c]}>{html.escape(_cell(v))}</td>" for c, v in zip(table, row, strict=True)) + "</tr>"
+            "<tr>"
+            + "".join(f"<td{mark[c]}>{html.escape(_cell(v))}</td>" for c, v in zip(table, row, strict=True))
+            + "</tr>"
             for row in table.head(rows).itertuples(index=False)
         )
         left = f" The first {rows} of {len(table)} rows; all: tables/{name}.csv." if len(table) > rows else ""

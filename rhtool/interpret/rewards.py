@@ -66,7 +66,7 @@ def checked(name: str, rewards: np.ndarray, transitions: Transitions) -> np.ndar
 
 
 def load(name: str, env: Env) -> RewardFunction:
-    """"proxy" or "true", the environment's own; else the reward function in the directory, or the run, of that name.
+    """ "proxy" or "true", the environment's own; else the reward function in the directory, or the run, of that name.
 
     Raises `ConfigError` if there is none.
     """
