@@ -60,6 +60,10 @@ class VectorEnv(gymnasium.vector.VectorEnv):
     reward to be a weighted sum of; empty: it takes the observation and the action instead"""
     lane_is_a_process: ClassVar[bool] = False
     """each lane is a process of the operating system, so hundreds of them are many"""
+    obs_names: tuple[str, ...] = ()
+    """what each column of a flattened observation is, for tables and pictures; empty: columns are numbered"""
+    action_names: tuple[str, ...] = ()
+    """what each discrete action, or each column of a continuous one, is; empty: they are numbered"""
     latest: np.ndarray | None = None
     """int64: columns of the flattened observation that describe the newest state, the rest being history; None: all"""
 
