@@ -11,7 +11,7 @@ deterministic one as an integer array (H, S). H is the horizon: an episode ends 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from typing import TYPE_CHECKING, Literal
 
@@ -48,6 +48,9 @@ class TabularMDP:
     """float64 (S,): distribution of the first state"""
     horizon: int
     """steps after which an episode is truncated"""
+    arrival: dict[str, np.ndarray] = field(default_factory=dict)
+    """{"proxy", "true": float64 (S,)}: the part of a reward that depends on the state reached alone, so that it is known of steps
+    that cannot happen too: r(s, a, s') = u(s, a) + arrival[s']. `proxy` and `true` include it. One that is left out is 0"""
 
     @cached_property
     def terminated(self) -> np.ndarray:

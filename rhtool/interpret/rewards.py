@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Protocol
 
 import numpy as np
+import safetensors
 
 from rhtool.envs.base import Env
 from rhtool.envs.learned import RewardModel
@@ -66,19 +67,24 @@ def checked(name: str, rewards: np.ndarray, transitions: Transitions) -> np.ndar
 
 
 def load(name: str, env: Env) -> RewardFunction:
-    """ "proxy" or "true", the environment's own; else the reward function in the directory, or the run, of that name.
+    """ "proxy" or "true", the environment's own; else the reward function in the directory, or the run, of that name: a model of
+    task=rm_train, or what `functions.save` wrote.
 
     Raises `ConfigError` if there is none.
     """
     if name in OWN:
         return Recorded(name)
+    from rhtool.interpret import functions
+
     path = Path(name)
     directory = next((d for d in (path / "reward_model", path) if (d / "reward_model.json").is_file()), None)
     if directory is None:
         mend = f"{nearest(name, OWN)} Or make a reward model: {env.reward_model_command()}"
         raise ConfigError(f"there is no reward function at {name}", "task.rewards", mend)
     try:
+        if (made := functions.load(directory, lambda inner: load(str(inner), env))) is not None:
+            return made
         return Learned(RewardModel.load(directory))
-    except (ValueError, KeyError, TypeError, OSError) as error:
+    except (ValueError, KeyError, TypeError, AttributeError, OSError, safetensors.SafetensorError) as error:
         what = f"the reward model cannot be read ({type(error).__name__}: {error})"
         raise ConfigError(what, str(directory), env.reward_model_command()) from error

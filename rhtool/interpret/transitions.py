@@ -70,13 +70,17 @@ class Transitions:
         return cls(**columns)
 
 
+def load_policy(env: Env, path: str, seed: int) -> Policy:
+    """That of a run's directory, or of "random", one as networks start. Raises `RhtoolError` for a policy that does not fit."""
+    return Policy.fresh(interface_of(env), env.training, seed) if path == RANDOM else Policy.load_for(env, path)
+
+
 def collect(env: Env, path: str, episodes: int, seed: int, lanes: int = 0) -> Transitions:
     """Whole episodes of a policy, as many in each of `lanes` copies of the env (0: one for each), with actions sampled.
 
     `path` is a run's directory, or "random": a policy as networks start. Raises `RhtoolError` for a policy that does not fit.
     """
-    interface = interface_of(env)
-    policy = Policy.fresh(interface, env.training, seed) if path == RANDOM else Policy.load_for(env, path)
+    policy = load_policy(env, path, seed)
     count = min(lanes or episodes, episodes)
     quota = -(-episodes // count)
     vec = env.make_vec(count, seed=seed, autoreset_mode=AutoresetMode.SAME_STEP)

@@ -16,6 +16,11 @@ if TYPE_CHECKING:
     from rhtool.interpret.report import Report
     from rhtool.interpret.rewards import RewardFunction
     from rhtool.interpret.transitions import Transitions
+    from rhtool.rl.policy import Policy
+
+
+BASE = "base"
+"""in the place of a policy's directory: the environment's base policy"""
 
 
 @dataclass
@@ -81,7 +86,7 @@ class InterpretControl(Interpretation):
     rewards: list[str] = field(default_factory=lambda: ["proxy", "true"])
     """reward functions: proxy and true, the environment's own, or directories of runs that left one (task=rm_train)"""
     policies: list[str] = field(default_factory=list)
-    """who makes the transitions: runs' directories, or random, a policy as networks start; empty: the env's base policy"""
+    """who makes the transitions: runs' directories, base, the env's base policy, or random, one as networks start; empty: [base]"""
     episodes: int = 100
     """episodes of each policy"""
     evaluation_lanes: int = 0
@@ -89,7 +94,8 @@ class InterpretControl(Interpretation):
 
     def paths(self, run: Run) -> list[str]:
         """The policies, by directory or as "random"."""
-        return list(self.policies) or [run.env.base_policy_path()]
+        own = run.env.base_policy_path()
+        return [own if path == BASE else path for path in self.policies] or [own]
 
     def check(self, run: Run) -> None:
         """Are rewards and policies there?"""
@@ -118,18 +124,25 @@ class InterpretControl(Interpretation):
 
         return {name: load(name, run.env) for name in self.rewards}
 
+    def loaded(self, run: Run) -> list[Policy]:
+        """The policies, in the order of `paths`."""
+        from rhtool.interpret.transitions import load_policy
+
+        return [load_policy(run.env, path, seed) for path, seed in zip(self.paths(run), self._seeds(run), strict=True)]
+
     def transitions(self, run: Run) -> list[Transitions]:
         """Those of each policy, in the order of `paths`."""
-        import numpy as np
-
         from rhtool.interpret.transitions import collect
 
-        paths = self.paths(run)
-        seeds = np.random.SeedSequence([run.seed, 70]).generate_state(len(paths))
         return [
-            collect(run.env, path, self.episodes, int(seed), self.evaluation_lanes)
-            for path, seed in zip(paths, seeds, strict=True)
+            collect(run.env, path, self.episodes, seed, self.evaluation_lanes)
+            for path, seed in zip(self.paths(run), self._seeds(run), strict=True)
         ]
+
+    def _seeds(self, run: Run) -> list[int]:
+        import numpy as np
+
+        return np.random.SeedSequence([run.seed, 70]).generate_state(len(self.paths(run))).tolist()
 
     def set_up(self) -> None:
         from rhtool.rl.process import set_up

@@ -29,6 +29,7 @@ class MazeVectorEnv(VectorEnv):
     state_names = ("place", "due")
     render_modes = ("ansi", "rgb_array")
     action_names = ACTIONS
+    grid_moves = tuple((-j, i) for i, j in MOVES)
 
     def __init__(self, config: Maze, lanes: int, **options: Any):
         """Raises `ConfigError` for a maze that cannot be made."""
@@ -41,6 +42,9 @@ class MazeVectorEnv(VectorEnv):
         super().__init__(config, lanes, *spaces, **options)
         with_key = (", no key", ", with key") if config.key else ("",)
         self.obs_names = tuple(f"at ({i}, {j}){k}" for k in with_key for i in range(n) for j in range(n))
+        panel, cell = np.divmod(np.arange(states), n * n)
+        self.grid = np.column_stack([panel, n - 1 - cell % n, cell // n])
+        self.grid_panels = ("without the key", "with the key") if config.key else ("",)
         self._starts = np.flatnonzero(self.tables.start)
         self._goal = states - n * n + (n - 2) * n + n - 2
         self.place = np.zeros(lanes, np.int64)
@@ -104,13 +108,14 @@ def tabulate(config: Maze) -> TabularMDP:
     transitions = csr_array((np.ones(len(rows)), (rows, tables.moves.ravel())), shape=(len(rows), states))
     proxy, true = (np.take_along_axis(table, tables.moves, axis=1) for table in (tables.proxy, tables.true))
     observations = np.eye(states, dtype=np.float32)
+    arrival = {"proxy": config.shaping_gamma * tables.potential}
     if config.reward_model:
         from rhtool.envs.learned import proxy_of
 
         env = MazeVectorEnv(config, 1)
         model = proxy_of(config, env.single_observation_space, env.single_action_space)
-        proxy = np.stack([model(observations, np.full(states, a)) for a in range(actions)], axis=1)
-    return TabularMDP(observations, transitions, proxy, true, tables.start, config.horizon)
+        proxy, arrival = np.stack([model(observations, np.full(states, a)) for a in range(actions)], axis=1), {}
+    return TabularMDP(observations, transitions, proxy, true, tables.start, config.horizon, arrival)
 
 
 @njit(cache=True)
