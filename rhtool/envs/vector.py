@@ -69,6 +69,8 @@ class VectorEnv(gymnasium.vector.VectorEnv):
     and column of a picture, for heat maps; None: not on a grid"""
     grid_panels: tuple[str, ...] = ("",)
     """titles of the panels"""
+    grid_marks: tuple[tuple[int, str], ...] = ()
+    """(cell, letter) of what stands where"""
     grid_moves: tuple[tuple[int, int], ...] = ()
     """(row, column) in that picture of each discrete action"""
     latest: np.ndarray | None = None

@@ -11,6 +11,9 @@ if TYPE_CHECKING:
     from rhtool.interpret.report import Report
     from rhtool.run import Run
 
+BASE = "base"
+"""in the place of a policy's directory: the environment's base policy"""
+
 
 @dataclass
 class Method:
@@ -22,6 +25,9 @@ class Method:
     """rewards of what it looks at: "control", those of an environment's transitions; "texts", those of answers to prompts"""
     extra: ClassVar[str] = ""
     """the extra of pyproject.toml that it needs besides that of its kind, for `task=ls`"""
+
+    policies: ClassVar[tuple[str, ...]] = (BASE,)
+    """of control: who makes the transitions, unless the task says so"""
 
     def check(self, run: Run) -> None:
         """Raise `RhtoolError` if something that it needs is missing, besides what `task=interpret` itself needs; quick."""

@@ -14,7 +14,6 @@ if TYPE_CHECKING:
 
     from rhtool.interpret.report import Report
     from rhtool.interpret.rewards import RewardFunction
-    from rhtool.interpret.transitions import Transitions
     from rhtool.run import Run
 
 
@@ -118,7 +117,7 @@ class Distance(Method):
         from rhtool.interpret import canonical
         from rhtool.interpret.compared import Result
         from rhtool.interpret.rewards import checked
-        from rhtool.interpret.transitions import Transitions
+        from rhtool.interpret.transitions import Transitions, whole_episodes
 
         rng = np.random.default_rng([run.seed, 71])
         data = Transitions.concat(run.task.transitions(run))
@@ -158,15 +157,3 @@ class Distance(Method):
         value = canonical.matrix(canon, sizes, np.ones(canon.shape[1]), centred=centred)
         low, high = canonical.bootstrap(canon, sizes, episode, self.resamples, seed, centred=centred)
         return Result(value, low, high)
-
-
-def whole_episodes(data: Transitions, most: int, rng: np.random.Generator) -> Transitions:
-    """Randomly chosen episodes with at most so many transitions together; of a single longer one its beginning."""
-    import numpy as np
-
-    if len(data) <= most:
-        return data
-    numbers, lengths = np.unique(data.episode, return_counts=True)
-    order = rng.permutation(len(numbers))
-    chosen = numbers[order[: max(int((lengths[order].cumsum() <= most).sum()), 1)]]
-    return data[np.flatnonzero(np.isin(data.episode, chosen))[:most]]

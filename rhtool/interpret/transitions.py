@@ -125,3 +125,13 @@ def collect(env: Env, path: str, episodes: int, seed: int, lanes: int = 0) -> Tr
     }
     found = Transitions(**columns)
     return found[np.lexsort((found.step, found.episode))]
+
+
+def whole_episodes(data: Transitions, most: int, rng: np.random.Generator) -> Transitions:
+    """Randomly chosen episodes with at most so many transitions together; of a single longer one its beginning."""
+    if len(data) <= most:
+        return data
+    numbers, lengths = np.unique(data.episode, return_counts=True)
+    order = rng.permutation(len(numbers))
+    chosen = numbers[order[: max(int((lengths[order].cumsum() <= most).sum()), 1)]]
+    return data[np.flatnonzero(np.isin(data.episode, chosen))[:most]]

@@ -163,6 +163,8 @@ class Grid:
     """titles"""
     moves: tuple[tuple[int, int], ...]
     """(row, column) of each action; empty: actions are no moves"""
+    marks: tuple[tuple[int, str], ...] = ()
+    """(cell, letter) of what stands where"""
 
 
 @dataclass
@@ -217,7 +219,7 @@ def interface_of(env: Env) -> Interface:
         latest,
         probe.obs_names or tuple(f"obs[{place}]" for place in places),
         probe.action_names or tuple(f"{i}" for i in range(width)),
-        None if probe.grid is None else Grid(probe.grid, probe.grid_panels, probe.grid_moves),
+        None if probe.grid is None else Grid(probe.grid, probe.grid_panels, probe.grid_moves, probe.grid_marks),
     )
 
 

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, ClassVar
 
 from rhtool.envs.base import RANDOM
 from rhtool.errors import ConfigError, MissingExtra
+from rhtool.interpret.base import BASE
 from rhtool.run import Run
 from rhtool.schema import option_name
 from rhtool.tasks.base import Task, check_ranges, require_lm, require_policy, require_rl
@@ -17,10 +18,6 @@ if TYPE_CHECKING:
     from rhtool.interpret.rewards import RewardFunction
     from rhtool.interpret.transitions import Transitions
     from rhtool.rl.policy import Policy
-
-
-BASE = "base"
-"""in the place of a policy's directory: the environment's base policy"""
 
 
 @dataclass
@@ -86,7 +83,8 @@ class InterpretControl(Interpretation):
     rewards: list[str] = field(default_factory=lambda: ["proxy", "true"])
     """reward functions: proxy and true, the environment's own, or directories of runs that left one (task=rm_train)"""
     policies: list[str] = field(default_factory=list)
-    """who makes the transitions: runs' directories, base, the env's base policy, or random, one as networks start; empty: [base]"""
+    """who makes the transitions: runs' directories, base, the env's base policy, or random, one as networks start; empty: the
+    method's own, base for most"""
     episodes: int = 100
     """episodes of each policy"""
     evaluation_lanes: int = 0
@@ -95,7 +93,7 @@ class InterpretControl(Interpretation):
     def paths(self, run: Run) -> list[str]:
         """The policies, by directory or as "random"."""
         own = run.env.base_policy_path()
-        return [own if path == BASE else path for path in self.policies] or [own]
+        return [own if path == BASE else path for path in self.policies or run.method.policies]
 
     def check(self, run: Run) -> None:
         """Are rewards and policies there?"""

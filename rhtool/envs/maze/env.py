@@ -44,6 +44,9 @@ class MazeVectorEnv(VectorEnv):
         self.obs_names = tuple(f"at ({i}, {j}){k}" for k in with_key for i in range(n) for j in range(n))
         panel, cell = np.divmod(np.arange(states), n * n)
         self.grid = np.column_stack([panel, n - 1 - cell % n, cell // n])
+        self.grid_marks = tuple((k * n * n + (n - 2) * n + n - 2, "G") for k in range(1 + config.key))
+        if config.key:
+            self.grid_marks += ((n + 1, "K"),)
         self.grid_panels = ("without the key", "with the key") if config.key else ("",)
         self._starts = np.flatnonzero(self.tables.start)
         self._goal = states - n * n + (n - 2) * n + n - 2

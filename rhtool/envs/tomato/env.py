@@ -57,6 +57,7 @@ class TomatoVectorEnv(VectorEnv):
         ]
         wet = [f"watered ({r}, {c})" for r, c in board.cells[: board.tomatoes]]
         self.obs_names = (*names, *wet, "bucket visited")
+        self.grid_marks = tuple((i, "T") for i in range(board.tomatoes)) + ((board.bucket, "B"),) * (board.bucket >= 0)
         self.grid = np.column_stack([np.zeros(len(board.cells), np.int64), board.cells])
         self.cell = np.full(lanes, board.start, np.int16)
         """int16 (B,): the agent's cell"""
