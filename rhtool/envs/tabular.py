@@ -75,7 +75,7 @@ class TabularMDP:
             raise RhtoolError(f"there is no occupancy measure over '{over}'", "over", "choose state_action or state")
         if observed:
             merged = np.zeros((len(self.seen), mu.shape[1]))
-            np.add.at(merged, self._seen_as, mu)
+            np.add.at(merged, self.seen_as, mu)
             mu = merged
         return mu if over == "state_action" else mu.sum(axis=1)
 
@@ -132,7 +132,7 @@ class TabularMDP:
         parts = [np.asarray(fn(self.seen[i : i + batch]), np.float64) for i in range(0, len(self.seen), batch)]
         table = np.concatenate(parts)
         self._check(table, (len(self.seen), self.proxy.shape[1]))
-        return table[self._seen_as]
+        return table[self.seen_as]
 
     @property
     def seen(self) -> np.ndarray:
@@ -140,7 +140,7 @@ class TabularMDP:
         return self._distinct[0]
 
     @property
-    def _seen_as(self) -> np.ndarray:
+    def seen_as(self) -> np.ndarray:
         return self._distinct[1]
 
     @cached_property
