@@ -51,12 +51,12 @@ def draw(
         side * height / max(height, width) * len(rows) + 0.9,
     )
     axes = figure.subplots(len(rows), len(columns) * panels, squeeze=False)
-    for line, (title, values) in zip(axes, rows, strict=True):
+    for r, (line, (title, values)) in enumerate(zip(axes, rows, strict=True)):
         for c, (name, column) in enumerate(zip(columns, values, strict=True)):
             for p, panel in enumerate(grid.panels):
                 on = line[c * panels + p]
                 _panel(on, column, grid, p, norm)
-                if line is axes[0]:
+                if r == 0:
                     on.set_title(", ".join(filter(None, (name, panel))), fontsize=9, color=INK)
                 if c == p == 0:
                     on.set_ylabel(title, fontsize=9, color=INK)

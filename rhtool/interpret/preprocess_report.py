@@ -193,16 +193,16 @@ def curves(data: Transitions, problems: dict[str, Problem], shown: Shown) -> Fig
     figure = blank(2.9 * (1 + len(objectives)) + 0.6, 1.7 * len(shown) + 0.5)
     figure.set_layout_engine("constrained")
     axes = figure.subplots(len(shown), 1 + len(objectives), sharex=True, sharey="row", squeeze=False)
-    for line, (name, found) in zip(axes, shown.items(), strict=True):
+    for r, (line, (name, found)) in enumerate(zip(axes, shown.items(), strict=True)):
         columns = {"unmodified": problems[name].rewards} | {o: _level(found[o][1], o) for o in objectives}
         for on, (title, values) in zip(line, columns.items(), strict=True):
             on.plot(values[rows], color="#0072B2", linewidth=0.8)
             for end in ends:
                 on.axvline(end, color="#BBBBBB", linewidth=0.6, zorder=0)
             on.axhline(0, color=INK, linewidth=0.5, zorder=0)
-            if line is axes[0]:
+            if r == 0:
                 on.set_title(title, fontsize=9.5, loc="left")
-            if line is axes[-1]:
+            if r == len(shown) - 1:
                 on.set_xlabel("step", fontsize=9)
             for side in ("top", "right"):
                 on.spines[side].set_visible(False)
