@@ -89,7 +89,7 @@ def test_neighbours_in_a_table_are_those_that_touch():
     touching = sorted({*expected})
     found = [tuple(p) for p in adjoining(now, then).tolist()]
     assert sorted({*found}) == touching
-    assert len(found) == sum((now[i] == now[j] and i < j) + (then[i] == now[j]) for i, j in touching)
+    assert len(found) == sum(int(now[i] == now[j] and i < j) + int(then[i] == now[j]) for i, j in touching)
 
 
 def test_a_linear_potential_takes_out_a_linear_shaping():
@@ -108,7 +108,7 @@ def test_the_command_saves_rewards_that_are_what_it_says(tmp_path, monkeypatch):
     words = ["task=interpret", "method=preprocess", "env=maze", "env.size=5", "method.objectives=[sparse_l1]"]
     run = compose(*words, "task.policies=[random]", "dir=run")
     metrics = run.execute()["metrics"]
-    assert metrics["preprocess/sparse_l1"] < 0.05 * metrics["preprocess/sparse_l1_before"]
+    assert metrics["preprocess/sparse_l1"] < 0.1 * metrics["preprocess/sparse_l1_before"]
     saved = load("run/rewards/0_sparse_l1", run.env)
     given = enumerated(run.env.tabular(), {"after": saved})
     assert np.abs(given[1]["after"]).mean() == pytest.approx(metrics["preprocess/sparse_l1"], abs=1e-6)
