@@ -68,7 +68,7 @@ def checked(name: str, rewards: np.ndarray, transitions: Transitions) -> np.ndar
 
 def load(name: str, env: Env) -> RewardFunction:
     """ "proxy" or "true", the environment's own; else the reward function in the directory, or the run, of that name: a model of
-    task=rm_train, or what `functions.save` wrote.
+    task=rm_train, or what `functions.save` wrote; or a `.pt` file of imitation.
 
     Raises `ConfigError` if there is none.
     """
@@ -77,6 +77,10 @@ def load(name: str, env: Env) -> RewardFunction:
     from rhtool.interpret import functions
 
     path = Path(name)
+    if path.suffix == ".pt" and path.is_file():
+        from rhtool.interpret import legacy
+
+        return legacy.read(path)
     directory = next((d for d in (path / "reward_model", path) if (d / "reward_model.json").is_file()), None)
     if directory is None:
         mend = f"{nearest(name, OWN)} Or make a reward model: {env.reward_model_command()}"

@@ -90,6 +90,10 @@ class InterpretControl(Interpretation):
     evaluation_lanes: int = 0
     """copies of the env over which the episodes are spread; 0: one for each"""
 
+    def __post_init__(self) -> None:
+        # In task.rewards=[proxy,true] the second is YAML's truth, which has become a word by now.
+        self.rewards = ["true" if name == "True" else name for name in self.rewards]
+
     def paths(self, run: Run) -> list[str]:
         """The policies, by directory or as "random"."""
         own = run.env.base_policy_path()
