@@ -130,8 +130,8 @@ def save(function: RewardFunction, directory: Path) -> None:
     if isinstance(function, Learned):
         return function.model.save(directory)
     if not isinstance(function, tuple(KINDS.values())):
-        if hasattr(function, "save"):
-            return function.save(directory)
+        if hasattr(network := getattr(function, "network", None), "save"):
+            return network.save(directory)
         raise TypeError(f"{type(function).__name__} cannot be saved")
     directory.mkdir(parents=True, exist_ok=True)
     spec, arrays = function.parts()
