@@ -38,6 +38,7 @@ from rhtool.envs.base import Env, Scale
 from rhtool.errors import ConfigError, nearest
 from rhtool.feedback.base import Feedback
 from rhtool.identity import flatten
+from rhtool.interpret.base import Method
 from rhtool.loggers import Logger
 from rhtool.models import Model
 from rhtool.rewards.base import Reward
@@ -56,6 +57,7 @@ GROUPS: dict[str, type] = {
     "data": Data,
     "reward": Reward,
     "feedback": Feedback,
+    "method": Method,
     "divergence": Divergence,
     "scale": Scale,
     "accelerate": Accelerate,
@@ -68,6 +70,7 @@ PACKAGES = {
     "data": "rhtool.data",
     "reward": "rhtool.rewards",
     "feedback": "rhtool.feedback",
+    "method": "rhtool.interpret",
 }
 """where the options of a group have modules of their own, of the same name"""
 

@@ -40,6 +40,7 @@ from rhtool.envs.base import Env, Scale
 from rhtool.errors import ConfigError, RhtoolError
 from rhtool.feedback.base import Feedback
 from rhtool.identity import changes, digest, groups, identity, inputs
+from rhtool.interpret.base import Method
 from rhtool.locks import LOCK, lock, under_way
 from rhtool.loggers import Csv, Logger, NoLogger, logging_to
 from rhtool.models import Model
@@ -81,6 +82,7 @@ class Run:
     data: Data = field(default_factory=Data)
     reward: Reward = field(default_factory=Reward)
     feedback: Feedback = field(default_factory=Feedback)
+    method: Method = field(default_factory=Method)
     divergence: Divergence = field(default_factory=NoDivergence)
     scale: Scale = field(default_factory=Scale)
     logger: Logger = field(default_factory=NoLogger)

@@ -7,7 +7,7 @@ envs="$(cd "$(dirname "$0")/.." && pwd)/rhtool/envs"
 work="$(mktemp -d)"
 trap 'rm -rf "$work"' EXIT
 
-for env in ${@:-tomato glucose pandemic traffic signal gym}; do
+for env in ${@:-tomato glucose pandemic traffic signal maze mountain_car gym}; do
     case $env in
         # PPO on the true reward, a tenth of the actions random, stopped after three iterations (the original's checkpoint 3).
         tomato) rhtool task=orpo env=tomato divergence=none env.reward_fun=true env.randomness_eps=0.1 \

@@ -33,6 +33,9 @@ HUGGING_FACE = {"huggingface_hub", "transformers", "trl", "accelerate", "peft", 
 MATHEMATICS = {"lm/bon.py", "lm/hedging.py", "lm/ppo_math.py", "rewards/combine.py"}
 """of language models too, but of arrays alone"""
 
+REFUSES = {"interpret/legacy.py"}
+"""derives an unpickler from the standard one, in which no name leads to code"""
+
 
 def imports(tree: ast.AST) -> Iterator[str]:
     for node in ast.walk(tree):
@@ -58,7 +61,8 @@ def test_layers(path: Path) -> None:
         assert not imported & (HUGGING_FACE - ({"datasets"} if folder == "data" else set()))
     if folder == "envs":
         assert "torch" not in imported
-    assert not imported & {"pickle", "dill", "cloudpickle", "joblib", "shelve", "marshal"}
+    pickles = set() if path.relative_to(PACKAGE).as_posix() in REFUSES else {"pickle"}
+    assert not imported & {*pickles, "dill", "cloudpickle", "joblib", "shelve", "marshal"}
     assert not called & {
         "torch.load",
         "torch.save",
@@ -66,6 +70,7 @@ def test_layers(path: Path) -> None:
         "exec",
         "yaml.load",
         "pickle.load",
+        "pickle.loads",
         "compile",
         "__import__",
     }

@@ -11,7 +11,7 @@ deterministic one as an integer array (H, S). H is the horizon: an episode ends 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from typing import TYPE_CHECKING, Literal
 
@@ -48,6 +48,9 @@ class TabularMDP:
     """float64 (S,): distribution of the first state"""
     horizon: int
     """steps after which an episode is truncated"""
+    arrival: dict[str, np.ndarray] = field(default_factory=dict)
+    """{"proxy", "true": float64 (S,)}: the part of a reward that depends on the state reached alone, so that it is known of steps
+    that cannot happen too: r(s, a, s') = u(s, a) + arrival[s']. `proxy` and `true` include it. One that is left out is 0"""
 
     @cached_property
     def terminated(self) -> np.ndarray:
@@ -72,7 +75,7 @@ class TabularMDP:
             raise RhtoolError(f"there is no occupancy measure over '{over}'", "over", "choose state_action or state")
         if observed:
             merged = np.zeros((len(self.seen), mu.shape[1]))
-            np.add.at(merged, self._seen_as, mu)
+            np.add.at(merged, self.seen_as, mu)
             mu = merged
         return mu if over == "state_action" else mu.sum(axis=1)
 
@@ -129,7 +132,7 @@ class TabularMDP:
         parts = [np.asarray(fn(self.seen[i : i + batch]), np.float64) for i in range(0, len(self.seen), batch)]
         table = np.concatenate(parts)
         self._check(table, (len(self.seen), self.proxy.shape[1]))
-        return table[self._seen_as]
+        return table[self.seen_as]
 
     @property
     def seen(self) -> np.ndarray:
@@ -137,7 +140,7 @@ class TabularMDP:
         return self._distinct[0]
 
     @property
-    def _seen_as(self) -> np.ndarray:
+    def seen_as(self) -> np.ndarray:
         return self._distinct[1]
 
     @cached_property

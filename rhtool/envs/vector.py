@@ -60,6 +60,19 @@ class VectorEnv(gymnasium.vector.VectorEnv):
     reward to be a weighted sum of; empty: it takes the observation and the action instead"""
     lane_is_a_process: ClassVar[bool] = False
     """each lane is a process of the operating system, so hundreds of them are many"""
+    obs_names: tuple[str, ...] = ()
+    """what each column of a flattened observation is, for tables and pictures; empty: columns are numbered"""
+    action_names: tuple[str, ...] = ()
+    """what each discrete action, or each column of a continuous one, is; empty: they are numbered"""
+    grid: np.ndarray | None = None
+    """int64 (C, 3): where the agent is, if the first C columns of a flattened observation are a one-hot of that: panel, row
+    and column of a picture, for heat maps; None: not on a grid"""
+    grid_panels: tuple[str, ...] = ("",)
+    """titles of the panels"""
+    grid_marks: tuple[tuple[int, str], ...] = ()
+    """(cell, letter) of what stands where"""
+    grid_moves: tuple[tuple[int, int], ...] = ()
+    """(row, column) in that picture of each discrete action"""
     latest: np.ndarray | None = None
     """int64: columns of the flattened observation that describe the newest state, the rest being history; None: all"""
 

@@ -154,6 +154,20 @@ class Policy:
 
 
 @dataclass
+class Grid:
+    """Cells that the first columns of an observation are a one-hot of; see `VectorEnv.grid`."""
+
+    cells: np.ndarray
+    """int64 (C, 3): panel, row, column"""
+    panels: tuple[str, ...]
+    """titles"""
+    moves: tuple[tuple[int, int], ...]
+    """(row, column) of each action; empty: actions are no moves"""
+    marks: tuple[tuple[int, str], ...] = ()
+    """(cell, letter) of what stands where"""
+
+
+@dataclass
 class Interface:
     """What networks must know of an environment."""
 
@@ -165,6 +179,12 @@ class Interface:
     """float32 (D,)"""
     latest: np.ndarray
     """int64: the columns of a flattened observation that describe the newest state"""
+    obs_names: tuple[str, ...] = ()
+    """of the columns of a flattened observation"""
+    action_names: tuple[str, ...] = ()
+    """of discrete actions, or of the columns of continuous ones"""
+    grid: Grid | None = None
+    """where the agent is, if it moves on a grid"""
 
     @property
     def spaces(self) -> tuple[gym.Space, gym.Space]:
@@ -188,7 +208,19 @@ def interface_of(env: Env) -> Interface:
     offset, scale = (np.broadcast_to(x, shape).astype(np.float32).ravel() for x in (probe.obs_offset, probe.obs_scale))
     latest = np.arange(offset.size) if probe.latest is None else probe.latest
     probe.close()
-    return Interface(probe.single_observation_space, probe.single_action_space, offset, scale, latest)
+    space = probe.single_action_space
+    width = int(space.n) if isinstance(space, gym.spaces.Discrete) else int(np.prod(space.shape))
+    places = [",".join(map(str, np.unravel_index(i, shape))) for i in range(offset.size)]
+    return Interface(
+        probe.single_observation_space,
+        space,
+        offset,
+        scale,
+        latest,
+        probe.obs_names or tuple(f"obs[{place}]" for place in places),
+        probe.action_names or tuple(f"{i}" for i in range(width)),
+        None if probe.grid is None else Grid(probe.grid, probe.grid_panels, probe.grid_moves, probe.grid_marks),
+    )
 
 
 def _space_to_json(space: gym.Space) -> dict[str, Any]:

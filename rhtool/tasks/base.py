@@ -73,7 +73,7 @@ def check_ranges(task: Task) -> None:
     """Raise `ConfigError` for a number that cannot be used, in those of the fields below that the task has."""
     for f in fields(task):
         value, name = getattr(task, f.name), f.name
-        if name in AT_LEAST_ONE and value < 1:
+        if name in AT_LEAST_ONE and not isinstance(value, bool) and value < 1:
             raise ConfigError(f"{value} is too small", f"task.{name}", "choose 1 or more")
         if name == "evaluation_lanes" and value < 0:
             raise ConfigError(

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar
 
+from rhtool.errors import ConfigError
 from rhtool.run import Run
 from rhtool.schema import choice
 from rhtool.tasks.base import Task, check_ranges, require_policy, require_rl
@@ -34,6 +35,8 @@ class Evaluate(Task):
     """what discriminators see of an observation: all of it, or only what the environment says is its newest part"""
     rollouts: bool = True
     """save the policy's rollouts as rollouts.parquet"""
+    video: int = 0
+    """episodes of the policy to draw, as video/episode_0.gif, …"""
     threads: int = 1
     """torch threads of this process"""
 
@@ -49,6 +52,8 @@ class Evaluate(Task):
         for path, where in zip(self.paths(run), ("task.policy", "task.base_policy"), strict=True):
             own = path == run.env.base_policy_path()
             require_policy(path, where, run.env.base_policy_command() if own else "")
+        if self.video < 0:
+            raise ConfigError(f"{self.video} episodes", "task.video", "choose 0 or more")
         run.env.check()
 
     def inputs(self, run: Run) -> dict[str, str]:
@@ -64,6 +69,10 @@ class Evaluate(Task):
         set_up(self.threads)
         policy, base = (Policy.load_for(run.env, path).to(accelerator()) for path in self.paths(run))
         target = run.path / "rollouts.parquet" if self.rollouts else None
+        if self.video:
+            from rhtool.rl.video import record
+
+            record(run.env, policy, self.video, run.seed, run.path / "video", self.explore)
         return evaluation.evaluate(
             run.env,
             policy,

@@ -393,3 +393,25 @@ def test_rewards_are_weighted_sums_of_the_terms_that_are_named(config):
         assert reward.std() > 0
         left = reward - known @ np.linalg.lstsq(known, reward)[0]
         assert left.std() < 1e-6 * reward.std()
+
+
+def test_names_and_cells_are_of_the_columns_of_an_observation(config):
+    env = config.make_vec(2, seed=0)
+    observations, _ = env.reset()
+    width = observations[0].size
+    assert len(env.obs_names) in (0, width) and len(set(env.obs_names)) == len(env.obs_names)
+    space = env.single_action_space
+    actions = int(space.n) if isinstance(space, gymnasium.spaces.Discrete) else int(np.prod(space.shape))
+    assert len(env.action_names) in (0, actions)
+    if env.grid is not None:
+        cells = len(env.grid)
+        assert len({*map(tuple, env.grid.tolist())}) == cells and env.grid[:, 0].max() < len(env.grid_panels)
+        for step in some_actions(env, 12):
+            before = observations[:, :cells].argmax(axis=1)
+            observations = env.step(step)[0]
+            assert (observations[:, :cells].sum(axis=1) == 1).all()
+            after = observations[:, :cells].argmax(axis=1)
+            moved = before != after  # else a wall was in the way
+            expected = env.grid[before, 1:] + np.array(env.grid_moves)[step]
+            np.testing.assert_array_equal(env.grid[after, 1:][moved], expected[moved])
+    env.close()

@@ -53,6 +53,12 @@ class GlucoseVectorEnv(VectorEnv):
     render_modes = ("rgb_array",)
     obs_offset = np.array([[100.0], [0.0]])
     obs_scale = np.array([[0.01], [10.0]])
+    obs_names = tuple(
+        f"{what} {5 * ago} min ago" if ago else f"{what} now"
+        for what in ("CGM", "insulin")
+        for ago in reversed(range(patients.HISTORY))
+    )
+    action_names = ("dose",)
     latest = np.array([patients.HISTORY - 1])
 
     def __init__(self, config: Glucose, lanes: int, **options: Any):

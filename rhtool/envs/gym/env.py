@@ -4,9 +4,26 @@ from __future__ import annotations
 
 from typing import Any
 
+import numpy as np
+from gymnasium import spaces
+
 from rhtool.envs.gym import Gym
 from rhtool.envs.gym.program import GymProgram, find, look_up, metric_names, number
 from rhtool.envs.program import ProgramSpec, ProgramVectorEnv
+
+
+def column_names(space: spaces.Space, path: str = "") -> list[str]:
+    """What the columns of a flattened observation are, in the order of `gymnasium.spaces.flatten`."""
+    if isinstance(space, spaces.Dict):
+        return [name for key, part in space.spaces.items() for name in column_names(part, f"{path}.{key}".lstrip("."))]
+    if isinstance(space, spaces.Tuple):
+        return [name for i, part in enumerate(space.spaces) for name in column_names(part, f"{path}.{i}".lstrip("."))]
+    path = path or "obs"
+    if isinstance(space, spaces.Discrete):
+        return [f"{path} = {i}" for i in range(int(space.start), int(space.start + space.n))]
+    if isinstance(space, spaces.MultiDiscrete):
+        return [f"{path}[{i}] = {k}" for i, n in enumerate(space.nvec.ravel()) for k in range(int(n))]
+    return [f"{path}[{','.join(map(str, np.unravel_index(i, space.shape)))}]" for i in range(int(np.prod(space.shape)))]
 
 
 class GymVectorEnv(ProgramVectorEnv):
@@ -28,13 +45,14 @@ class GymVectorEnv(ProgramVectorEnv):
             metrics = self._look(probe, config)
             modes = probe.env.metadata.get("render_modes") or ()
             self.render_modes = tuple(mode for mode in modes if mode in ("ansi", "rgb_array"))
-            spaces = probe.observation_space, probe.action_space
+            own = probe.observation_space, probe.action_space
+            self.obs_names = tuple(column_names(probe.env.observation_space))
         finally:
             probe.close()
         super().__init__(
             config,
             lanes,
-            *spaces,
+            *own,
             metric_names=tuple(metrics),
             processes=config.processes,
             render_mode=render_mode,

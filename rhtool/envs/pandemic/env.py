@@ -45,6 +45,21 @@ from rhtool.errors import ConfigError, nearest
 COUNTS = {"infected": S_INFECTED, "critical": S_CRITICAL, "dead": S_DEAD, "recovered": S_RECOVERED, "none": S_NONE}
 COMPONENTS = ("critical_reward", "political_reward", "lower_stage_reward", "smooth_reward")
 
+SUMMARIES = ("critical", "dead", "infected", "none", "recovered")
+SEEN = (
+    "year",
+    "stage",
+    "many infected",
+    *(f"tested {name} of {kind}" for kind in ("alpha", "delta") for name in SUMMARIES),
+)
+"""the numbers of a snapshot"""
+
+
+def _snapshots(days: int) -> list[str]:
+    """When the snapshots of an observation were taken, oldest first."""
+    hours = [8 * (kernel.SNAPSHOTS * days - 1 - i) for i in range(kernel.SNAPSHOTS * days)]
+    return [f"{ago} h ago" if ago else "now" for ago in hours]
+
 
 class PandemicVectorEnv(VectorEnv):
     """B towns; its state is one attribute for each field of `World`.
@@ -57,6 +72,7 @@ class PandemicVectorEnv(VectorEnv):
     state_names = World._fields
     reward_terms = COMPONENTS
     render_modes = ("rgb_array",)
+    action_names = ("lower", "keep", "raise")
 
     def __init__(self, config: Pandemic, lanes: int, **options: Any):
         """Raises `ConfigError` for a town or regulations that cannot be used, an unknown strategy, or bad weights."""
@@ -99,6 +115,7 @@ class PandemicVectorEnv(VectorEnv):
         spaces = gymnasium.spaces.Box(np.zeros_like(high), high, dtype=np.float32), gymnasium.spaces.Discrete(3)
         super().__init__(config, lanes, *spaces, **options)
         self.latest = np.arange((shape[0] - 1) * shape[1], shape[0] * shape[1])
+        self.obs_names = tuple(f"{name}, {when}" for when in _snapshots(config.observed_days) for name in SEEN)
         for name, value in allocate(self.tables, lanes, *self._size)._asdict().items():
             setattr(self, name, value)
         self._blank = {name: value[0] for name, value in allocate(self.tables, 1, *self._size)._asdict().items()}

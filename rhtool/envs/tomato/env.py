@@ -21,7 +21,7 @@ import gymnasium
 import numpy as np
 
 from rhtool.envs.tomato import Tomato, kernel
-from rhtool.envs.tomato.board import load
+from rhtool.envs.tomato.board import MOVES, load
 from rhtool.envs.vector import VectorEnv
 from rhtool.errors import ConfigError
 
@@ -31,6 +31,7 @@ class TomatoVectorEnv(VectorEnv):
 
     state_names = ("cell", "watered", "order", "visited")
     render_modes = ("ansi", "rgb_array")
+    grid_moves = MOVES
 
     def __init__(self, config: Tomato, lanes: int, **options: Any):
         """Raises `ConfigError` for a board that cannot be played or a number out of range."""
@@ -49,6 +50,15 @@ class TomatoVectorEnv(VectorEnv):
         size = len(board.cells) + board.tomatoes + 1
         spaces = gymnasium.spaces.Box(0, 1, (size,), np.float32), gymnasium.spaces.Discrete(self._moves.shape[1])
         super().__init__(config, lanes, *spaces, **options)
+        self.action_names = ("right", "left", "down", "up", "no-op")[: self._moves.shape[1]]
+        kinds = ["tomato", "bucket", "cell"]
+        names = [
+            f"at {kinds[(i >= board.tomatoes) + (i > board.bucket)]} ({r}, {c})" for i, (r, c) in enumerate(board.cells)
+        ]
+        wet = [f"watered ({r}, {c})" for r, c in board.cells[: board.tomatoes]]
+        self.obs_names = (*names, *wet, "bucket visited")
+        self.grid_marks = tuple((i, "T") for i in range(board.tomatoes)) + ((board.bucket, "B"),) * (board.bucket >= 0)
+        self.grid = np.column_stack([np.zeros(len(board.cells), np.int64), board.cells])
         self.cell = np.full(lanes, board.start, np.int16)
         """int16 (B,): the agent's cell"""
         self.watered = np.zeros(lanes, np.uint64)

@@ -65,7 +65,14 @@ def tabulate(config: Tomato, limit: int = 1_000_000) -> TabularMDP:
         transitions = csr_array(kron(eye_array(size), mix, format="csr") @ transitions)
     start = np.zeros(size)
     start[0] = 1.0
-    return TabularMDP(np.concatenate(observations), transitions, proxy, true, start, config.horizon)
+    seen = np.concatenate(observations)
+    # Both rewards are of the state that is reached.
+    cells, tomatoes = len(env.board.cells), env.board.tomatoes
+    arrival = {"true": config.reward_factor * seen[:, cells : cells + tomatoes].sum(axis=1, dtype=np.float64)}
+    if not config.reward_model:
+        on_bucket = seen[:, env.board.bucket] > 0 if env.board.bucket >= 0 else np.zeros(size, bool)
+        arrival["proxy"] = np.where(on_bucket, config.reward_factor * cells, arrival["true"])
+    return TabularMDP(seen, transitions, proxy, true, start, config.horizon, arrival)
 
 
 def _by_state(columns: list[np.ndarray], actions: int) -> np.ndarray:

@@ -37,6 +37,7 @@ class TrafficVectorEnv(ProgramVectorEnv):
     reward_terms = ("mean_speed", "commute", "accel", "headway")
     render_modes = ("rgb_array",)
     lane_is_a_process = True
+    slot_names = ("speed", "leader is faster by", "gap ahead", "faster than follower by", "follower's headway")
 
     def __init__(self, config: Traffic, lanes: int, **options: Any):
         """Raises `ConfigError` for numbers out of range, `MissingExtra` without SUMO."""
@@ -47,6 +48,8 @@ class TrafficVectorEnv(ProgramVectorEnv):
         observations = gymnasium.spaces.Box(-np.inf, np.inf, (5 * config.slots,), np.float32)
         actions = gymnasium.spaces.Box(-config.max_decel, config.max_accel, (config.slots,), np.float32)
         super().__init__(config, lanes, observations, actions, metric_names=METRICS, **options)
+        self.obs_names = tuple(f"slot {i}: {name}" for i in range(config.slots) for name in self.slot_names)
+        self.action_names = tuple(f"acceleration of slot {i}" for i in range(config.slots))
 
     def program(self) -> ProgramSpec:
         """A `TrafficProgram`."""
