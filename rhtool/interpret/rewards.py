@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Protocol
 
 import numpy as np
+import safetensors
 
 from rhtool.envs.base import Env
 from rhtool.envs.learned import RewardModel
@@ -78,7 +80,11 @@ def load(name: str, env: Env) -> RewardFunction:
         mend = f"{nearest(name, OWN)} Or make a reward model: {env.reward_model_command()}"
         raise ConfigError(f"there is no reward function at {name}", "task.rewards", mend)
     try:
+        if "kind" in json.loads((directory / "reward_model.json").read_text()):
+            from rhtool.interpret import nets
+
+            return nets.Network(nets.load(directory))
         return Learned(RewardModel.load(directory))
-    except (ValueError, KeyError, TypeError, OSError) as error:
+    except (ValueError, KeyError, TypeError, OSError, RuntimeError, safetensors.SafetensorError) as error:
         what = f"the reward model cannot be read ({type(error).__name__}: {error})"
         raise ConfigError(what, str(directory), env.reward_model_command()) from error
