@@ -44,13 +44,15 @@ def resolve(net: nn.Module, name: str, where: str = "method.layer") -> str:
 
 @contextlib.contextmanager
 def captured(net: nn.Module, layers: Iterable[str]) -> Iterator[dict[str, Tensor]]:
-    """Within it, every forward pass puts the outputs of these layers into the dictionary. No hook is left on the network."""
+    """Within it, every forward pass puts the outputs of these layers into the dictionary, under the names given (see `resolve`). No hook is left
+    on the network."""
     outputs: dict[str, Tensor] = {}
 
     def keep(name: str) -> Callable[..., None]:
         return lambda module, inputs, output: outputs.__setitem__(name, output)
 
-    hooks = [net.get_submodule(name).register_forward_hook(keep(name)) for name in dict.fromkeys(layers)]
+    modules = {name: net.get_submodule(resolve(net, name)) for name in layers}
+    hooks = [module.register_forward_hook(keep(name)) for name, module in modules.items()]
     try:
         yield outputs
     finally:
