@@ -44,8 +44,8 @@ def resolve(net: nn.Module, name: str, where: str = "method.layer") -> str:
 
 @contextlib.contextmanager
 def captured(net: nn.Module, layers: Iterable[str]) -> Iterator[dict[str, Tensor]]:
-    """Within it, every forward pass puts the outputs of these layers into the dictionary, under the names given (see `resolve`). No hook is left
-    on the network."""
+    """Within it, every forward pass puts the outputs of these layers into the dictionary, under the names given (see `resolve`).
+    No hook is left on the network."""
     outputs: dict[str, Tensor] = {}
 
     def keep(name: str) -> Callable[..., None]:

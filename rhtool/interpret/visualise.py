@@ -100,7 +100,9 @@ def reward() -> Objective:
 
 def reward_difference(other: RewardNet, action: Tensor | None = None) -> Objective:
     """By how much more the network pays than another one of the same images: what is to be seen only here."""
-    return Objective(lambda seen: seen.rewards - other.of_visible(seen.moved, action, seen.moved.new_zeros(len(seen.moved))))
+    return Objective(
+        lambda seen: seen.rewards - other.of_visible(seen.moved, action, seen.moved.new_zeros(len(seen.moved)))
+    )
 
 
 def norm(layer: str) -> Objective:

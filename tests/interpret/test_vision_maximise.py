@@ -27,14 +27,17 @@ def test_the_planted_reward_is_seen(start):
     image = found.images[0]
     assert image[3, :16, :16].mean() > 0.85 and image[4, 16:].mean() < 0.2
     assert v.rewards_by_action(planted, found.images)[0, 0] > 0.75
-    np.testing.assert_allclose(v.rewards_by_action(planted, found.images)[0], found.objective[-1, 0] * 0.5 ** np.arange(3), rtol=1e-5)
+    np.testing.assert_allclose(
+        v.rewards_by_action(planted, found.images)[0], found.objective[-1, 0] * 0.5 ** np.arange(3), rtol=1e-5
+    )
 
 
 @pytest.mark.parametrize("start", STARTS)
 def test_the_same_seed_gives_the_same_bits_and_another_one_others(start):
     moves = [v.jitter(4), v.affine(0.1, 10)]
     one, same, other = (
-        v.maximise(net(), v.reward(), STARTS[start]((2, 3, 16, 16), seed), moves, steps=10, seed=seed) for seed in (0, 0, 1)
+        v.maximise(net(), v.reward(), STARTS[start]((2, 3, 16, 16), seed), moves, steps=10, seed=seed)
+        for seed in (0, 0, 1)
     )
     assert torch.equal(one.images, same.images) and not torch.equal(one.images, other.images)
 
@@ -78,7 +81,9 @@ def test_every_objective_climbs(name):
 
 
 def test_objectives_add_scale_and_are_of_one_image():
-    seen = v.Seen(torch.rand(3, 2, 4, 4), torch.rand(3, 2, 4, 4), torch.tensor([1.0, 2.0, 3.0]), {"a": torch.rand(3, 5)})
+    seen = v.Seen(
+        torch.rand(3, 2, 4, 4), torch.rand(3, 2, 4, 4), torch.tensor([1.0, 2.0, 3.0]), {"a": torch.rand(3, 5)}
+    )
     a, b = v.units("a", [0, 2, 4]), v.reward()
     expected = seen.layers["a"][[0, 1, 2], [0, 2, 4]]
     torch.testing.assert_close((2 * a - b * 0.5).value(seen), 2 * expected - 0.5 * seen.rewards)
@@ -90,7 +95,9 @@ def test_images_are_moved_by_whole_pixels():
     shifts = set()
     for _ in range(200):
         moved = v.jitter(2, "circular")(x, generator)
-        match = [(i, j) for i in range(-2, 3) for j in range(-2, 3) if torch.equal(torch.roll(x, (i, j), (2, 3)), moved)]
+        match = [
+            (i, j) for i in range(-2, 3) for j in range(-2, 3) if torch.equal(torch.roll(x, (i, j), (2, 3)), moved)
+        ]
         assert len(match) == 1
         shifts |= set(match)
     assert len(shifts) == 25

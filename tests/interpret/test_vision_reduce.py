@@ -16,7 +16,11 @@ def planted(n=50, channels=6, size=4, factors=2, seed=0):
     for k in range(factors):  # overlapping, and neither a mixture of the others
         directions[k, [k, k + factors, (k + 1) % factors + factors]] = [1.0, 0.7, 0.3]
     strengths = rng.exponential(size=(n, factors, size, size)) * (rng.random((n, factors, size, size)) < 0.6)
-    return np.einsum("nkhw,kc->nchw", strengths, directions), directions / np.linalg.norm(directions, axis=1)[:, None], strengths
+    return (
+        np.einsum("nkhw,kc->nchw", strengths, directions),
+        directions / np.linalg.norm(directions, axis=1)[:, None],
+        strengths,
+    )
 
 
 def test_planted_directions_are_found_on_the_channel_axis():
