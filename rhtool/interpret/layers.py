@@ -71,3 +71,31 @@ def activations(net: RewardNet, layers: Iterable[str], transitions: Transitions)
             for name in layers:
                 found[name].append(outputs[name].cpu().numpy())
     return {name: np.concatenate(parts) for name, parts in found.items()}
+
+
+@contextlib.contextmanager
+def without(net: nn.Module, layer: str, direction: np.ndarray) -> Iterator[None]:
+    """Within it, the layer's outputs have no part in the direction (C,) of their channels: a - d (d . a) / |d|^2. What reads them
+    computes what it would if the direction were projected out of its weights."""
+    d = torch.as_tensor(np.asarray(direction) / np.linalg.norm(direction), dtype=torch.float32)
+
+    def project(module: nn.Module, inputs: tuple, output: Tensor) -> Tensor:
+        part = torch.tensordot(output.movedim(1, -1), d, 1).unsqueeze(1)
+        return output - part * d.reshape(1, -1, *[1] * (output.dim() - 2))
+
+    hook = net.get_submodule(resolve(net, layer)).register_forward_hook(project)
+    try:
+        yield
+    finally:
+        hook.remove()
+
+
+def contributions(net: RewardNet, layer: str, transitions: Transitions) -> np.ndarray:
+    """Output times the reward's gradient, of a layer: (N, …) float32, what each unit adds to the reward to first order."""
+    found = []
+    with captured(net, [layer]) as outputs:
+        for start in range(0, len(transitions), BATCH):
+            reward = net(*net.parts(transitions[start : start + BATCH]))
+            (gradient,) = torch.autograd.grad(reward.sum(), outputs[layer])
+            found.append((gradient * outputs[layer]).detach().numpy())
+    return np.concatenate(found)

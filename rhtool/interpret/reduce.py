@@ -77,13 +77,21 @@ class Example:
     strength: float
 
 
-def strongest(feature: np.ndarray, count: int, repeats: int | None = None) -> list[Example]:
+def strongest(
+    feature: np.ndarray, count: int, repeats: int | None = None, episode: np.ndarray | None = None
+) -> list[Example]:
     """The `count` samples in which a feature (N,) or (N, H, W) is strongest, each at its best position, strongest first.
 
-    With `repeats` no position is taken more often than that: a sample whose best is taken up gets its next best one.
+    With `repeats` no position is taken more often than that: a sample whose best is taken up gets its next best one. With `episode`
+    (N,), if there are as many, only the best sample of each: those of one episode are alike.
     """
     maps = feature.reshape(len(feature), *(feature.shape[1:] or (1, 1)))
     flat = maps.reshape(len(maps), -1)
+    if episode is not None and len(np.unique(episode)) >= count:
+        order = np.argsort(-flat.max(1), kind="stable")
+        own = np.sort(order[np.unique(episode[order], return_index=True)[1]])
+        found = strongest(feature[own], count, repeats)
+        return [Example(int(own[e.sample]), e.y, e.x, e.strength) for e in found]
     used = np.zeros(flat.shape[1], int)
     best = flat.max(1)
     found = []

@@ -61,6 +61,14 @@ def test_the_strongest_examples_at_their_best_positions():
     assert all(maps[e.sample, e.y, e.x] == e.strength == maps[e.sample].max() for e in found)
 
 
+def test_one_example_of_each_episode():
+    maps, episode = np.random.default_rng(0).random((40, 2, 2)), np.arange(40) // 4
+    found = reduce.strongest(maps, 10, episode=episode)
+    best = maps.max((1, 2)).reshape(10, 4)
+    assert sorted(e.sample for e in found) == (best.argmax(1) + 4 * np.arange(10)).tolist()
+    assert [e.strength for e in found] == sorted(best.max(1), reverse=True)
+
+
 def test_no_position_is_taken_too_often():
     maps = np.random.default_rng(0).random((40, 2, 3))
     maps[:, 0, 0] += 10
