@@ -80,7 +80,8 @@ def section(
         pictures.grid(
             mosaics, table.factor.tolist(), [f"without: {c:.2f} sd" for c in table["change / sd"]], per_line=3
         ),
-        "The pieces of the data in which each factor is strongest, each of another episode, in the order of their places in the image; paler where it is weaker.",
+        "The pieces of the data in which each factor is strongest, each of another episode, in the order of their places in the"
+        " image; paler where it is weaker.",
     )
     report.table(
         f"factors_{file}",
