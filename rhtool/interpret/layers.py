@@ -33,6 +33,7 @@ def resolve(net: nn.Module, name: str, where: str = "method.layer") -> str:
     known, plain = names(net), name.removeprefix(SEED_PREFIX).replace("_", ".")
     for found in (
         [n for n in known if n == name],
+        [n for n in known if n.endswith(f".{name}")],
         [n for n in known if n.replace("_", ".") == plain],
         [n for n in known if f".{n}".replace("_", ".").endswith(f".{plain}")],
     ):

@@ -136,6 +136,11 @@ def test_a_layer_is_found_by_the_end_of_its_path(name):
     assert layers.resolve(MADE["cnn"](), name) == "cnn.conv1"
 
 
+def test_the_end_of_a_path_is_not_the_end_of_another_name():
+    net = nets.CnnReward((16, 16, 3), {"n": 3}, dense=(4,))
+    assert [layers.resolve(net, name) for name in ("act0", "dense_act0")] == ["cnn.act0", "cnn.dense_act0"]
+
+
 def test_a_layer_that_does_not_exist_lists_those_that_do():
     with pytest.raises(ConfigError) as caught:
         layers.resolve(MADE["cnn"](), "conv7")
