@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+import torch
 
 from rhtool.interpret.layers import activations
 from rhtool.interpret.nets import CnnReward, MlpReward
@@ -35,18 +36,22 @@ def test_a_planted_linear_attribute_is_read_and_a_permuted_one_is_not(kind, shap
 
 
 def test_what_is_planted_in_a_network_is_read_there_and_not_in_an_untrained_one():
-    """The first channel of the first layer is made to be the share of red; images are as likely of any colour."""
-    net = CnnReward((16, 16, 3), {"n": 2}, ["obs"], hidden=(3, 4))
+    """One channel of each layer is made to carry the image's red, which the others drown in an untrained network."""
+    net = CnnReward((16, 16, 3), {"n": 2}, ["obs"], hidden=(2, 2))
+    planted = net.fresh(1)
+    with torch.no_grad():
+        for layer in (planted.cnn.conv0, planted.cnn.conv1):
+            layer.weight[0].zero_()
+            layer.weight[0, 0, 1, 1], layer.bias[0] = 1.0, 0.0
     data = transitions(images(600))
-    data.obs = np.uint8(np.clip(data.obs * RNG.uniform(0.2, 1, size=(600, 1, 1, 3)), 0, 255))
-    red = data.obs[..., 0].mean((1, 2)) / 255
-    secret = np.where(RNG.random(600) < 0.5, 1.0, -1.0)  # of which the images say nothing
-    groups, held_out = split(600)
-    acts = activations(net, ["cnn.act1"], data)["cnn.act1"]
-    found = probe(acts, np.stack([red, secret], 1), groups, held_out)
-    assert found.r2[0] > 0.9 and found.r2[1] < 0.1
-    marked = np.concatenate([acts.reshape(600, -1), secret[:, None]], 1)
-    assert probe(marked, secret[:, None], groups, held_out).r2[0] > 0.99
+    data.obs = np.uint8(data.obs * RNG.uniform(0.2, 1, size=(600, 1, 1, 3)))
+    red = data.obs[..., 0].mean((1, 2))[:, None] / 255
+    secret = RNG.normal(size=(600, 1))  # of which the images say nothing
+    own, untrained = (
+        probe(activations(n, ["act1"], data)["act1"].mean((2, 3)), np.concatenate([red, secret], 1), *split(600)).r2
+        for n in (planted, net.fresh(2))
+    )
+    assert own[0] > 0.99 and untrained[0] < 0.9 and max(own[1], untrained[1]) < 0.1
 
 
 @pytest.mark.parametrize("size", [(80, 7), (30, 50)], ids=["tall", "wide"])
