@@ -97,7 +97,8 @@ def section(method: Probe, run: Run, report: Report, name: str, net: RewardNet, 
     report.figure(
         f"probe_{file}",
         picture(table, ["input", *layers], targets),
-        "R² on held-out episodes by layer, with 95 % intervals over episodes; dashed: the same network untrained. What is below -0.25 is drawn there.",
+        "R² on held-out episodes by layer, with 95 % intervals over episodes; dashed: the same network untrained. What is below"
+        " -0.25 is drawn there.",
     )
     report.table(
         f"probe_{file}",

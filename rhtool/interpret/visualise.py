@@ -165,11 +165,12 @@ class Pixels(nn.Module):
 class Fourier(nn.Module):
     """Images by their spectra: sigmoid(irfft2(z / max(f, 1 / max(H, W))^decay) / 4), z Gaussian.
 
-    Low frequencies, whose amplitudes are large in images, get large steps. `sd` is z's standard deviation at the start.
+    Low frequencies, whose amplitudes are large in images, get large steps. `sd` is z's standard deviation at the start: from 1, as
+    reward-function-interpretability has it, the start's noise is still there after 256 steps (benchmarks/interpret_vision.py).
     """
 
     def __init__(
-        self, shape: tuple[int, int, int, int], generator: torch.Generator, sd: float = 1.0, decay: float = 1.0
+        self, shape: tuple[int, int, int, int], generator: torch.Generator, sd: float = 0.01, decay: float = 1.0
     ):
         super().__init__()
         *_, h, w = self.shape = shape

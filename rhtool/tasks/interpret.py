@@ -87,6 +87,10 @@ class InterpretControl(Interpretation):
     evaluation_lanes: int = 0
     """copies of the env over which the episodes are spread; 0: one for each"""
 
+    def __post_init__(self) -> None:
+        # In a list of a command line `true` is YAML's, which reaches us as its name.
+        self.rewards = ["true" if name == "True" else name for name in self.rewards]
+
     def paths(self, run: Run) -> list[str]:
         """The policies, by directory or as "random"."""
         return list(self.policies) or [run.env.base_policy_path()]
