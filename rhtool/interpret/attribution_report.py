@@ -74,7 +74,8 @@ def section(
         images(method, report, name, net, x, f, made, main, chosen)
         features = None
     else:
-        features = vectors(method, report, name, net, x, made[main], chosen)
+        names = feature_names(run, net)
+        features = vectors(method, report, name, names, x, made[main], chosen)
     report.table(
         f"methods_{name.replace('/', '-')}",
         table,
@@ -85,9 +86,10 @@ def section(
     by = table.set_index("method")
     row, chance = by.loc[main], by.loc["random order"]
     trusted = row.insertion - row.deletion > chance.insertion - chance.deletion
+    lost = f"{row.comprehensiveness:.0%}" if row.comprehensiveness < 1.005 else "all, and more,"
     report.finding(
         f"{main.replace('_', ' ').capitalize()} {'point' if trusted else 'do not point'} at what the reward is made of: taking"
-        f" away the fifth of the input that they rank first takes away {row.comprehensiveness:.0%} of the difference from the"
+        f" away the fifth of the input that they rank first takes away {lost} of the difference from the"
         f" baseline, a random fifth {chance.comprehensiveness:.0%}."
     )
     metrics = {
@@ -161,11 +163,20 @@ def _spearman(a: np.ndarray, b: np.ndarray) -> float:
     return float(np.corrcoef(a, b)[0, 1]) if a.std() > 0 and b.std() > 0 else 0.0
 
 
+def feature_names(run: Run, net: MlpReward) -> list[str]:
+    """What the network's features are, in the environment's words where it has any."""
+    lanes = run.env.make_vec(1)
+    try:
+        return net.feature_names(*(tuple(getattr(lanes, f"{part}_names", ())) for part in ("obs", "action")))
+    finally:
+        lanes.close()
+
+
 def vectors(
-    method: Attribution, report: Report, name: str, net: MlpReward, x: Tensor, a: Tensor, data: Transitions
+    method: Attribution, report: Report, name: str, names: list[str], x: Tensor, a: Tensor, data: Transitions
 ) -> pd.Series:
     """A table and a picture of the features; their shares of the mean size of all attributions."""
-    names, sizes, values = net.feature_names(), a.abs().numpy(), x.numpy()
+    sizes, values = a.abs().numpy(), x.numpy()
     total = sizes.mean(0).sum() or 1.0
     episodes = np.unique(data.episode, return_inverse=True)[1]
     low, high = _interval(sizes, episodes)

@@ -117,6 +117,7 @@ def section(
     report.finding(
         f"The most that the network pays for any of these images is {highest:.4g}; of the data, {of_data:.4g} "
         f"({(highest - of_data) / spread:+.1f} standard deviations of the data's rewards)."
+        + (f" For Gaussian noise it pays up to {v.rewards_by_action(net, noise).max():.4g}." if method.noise else "")
     )
     return {
         "visualisation/reward": highest,

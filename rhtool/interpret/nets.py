@@ -205,13 +205,19 @@ class MlpReward(RewardNet):
     def of_visible(self, x: Tensor, action: Tensor | None = None, terminated: Tensor | None = None) -> Tensor:
         return self.multiply * self.mlp(x).squeeze(-1) + self.add
 
-    def feature_names(self) -> list[str]:
-        """Of the F features of `visible`: `obs[3]`, `obs[1,47]`, `action 2`, …"""
-        places = [np.unravel_index(int(c), self.observation_shape) for c in self.columns]
+    def feature_names(self, obs_names: Sequence[str] = (), action_names: Sequence[str] = ()) -> list[str]:
+        """Of the F features of `visible`: `obs[3]`, `obs[1,47]`, `action 2`, …; or by what columns of a flattened observation and
+        actions are called, if that is given."""
+
+        def observed(part: str, column: int) -> str:
+            if obs_names:
+                return obs_names[column] if part == "obs" else f"next {obs_names[column]}"
+            return f"{part}[{','.join(str(int(i)) for i in np.unravel_index(column, self.observation_shape))}]"
+
         named = {
-            "action": [f"action {i}" for i in range(self.actions)],
+            "action": list(action_names) or [f"action {i}" for i in range(self.actions)],
             "terminated": ["terminated"],
-            **{part: [f"{part}[{','.join(str(int(i)) for i in at)}]" for at in places] for part in ("obs", "next_obs")},
+            **{part: [observed(part, column) for column in self.columns.tolist()] for part in ("obs", "next_obs")},
         }
         return [name for part in self.sees for name in named[part]]
 
