@@ -113,6 +113,10 @@ class RewardModel:
         """The model that `save` wrote. Raises `OSError` if there is none, `ValueError` (or a subclass), `KeyError`,
         `TypeError` or `SafetensorError` for files that are none."""
         spec = json.loads((directory / "reward_model.json").read_text())
+        if kind := spec.get("kind"):
+            raise ValueError(
+                f"it is a network of kind '{kind}', which task=interpret reads and no environment evaluates"
+            )
         arrays = safetensors.numpy.load_file(directory / "reward_model.safetensors")
         return cls(
             observation_shape=tuple(spec["observation_shape"]),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Protocol
 
@@ -88,7 +89,19 @@ def load(name: str, env: Env) -> RewardFunction:
     try:
         if (made := functions.load(directory, lambda inner: load(str(inner), env))) is not None:
             return made
+        if "kind" in json.loads((directory / "reward_model.json").read_text()):
+            from rhtool.interpret import nets
+
+            return nets.Network(nets.load(directory))
         return Learned(RewardModel.load(directory))
-    except (ValueError, KeyError, TypeError, AttributeError, OSError, safetensors.SafetensorError) as error:
+    except (
+        ValueError,
+        KeyError,
+        TypeError,
+        AttributeError,
+        OSError,
+        RuntimeError,
+        safetensors.SafetensorError,
+    ) as error:
         what = f"the reward model cannot be read ({type(error).__name__}: {error})"
         raise ConfigError(what, str(directory), env.reward_model_command()) from error

@@ -1,4 +1,4 @@
-"""`task=rm_train`: a reward model from preferences between trajectory segments, for `env.reward_fun=learned`."""
+"""`task=rm_train`: a reward model from preferences between trajectory segments, or from rewards of steps."""
 
 from __future__ import annotations
 
@@ -14,18 +14,63 @@ from rhtool.tasks.base import Task, check_ranges, require_policy, require_rl
 from rhtool.tasks.sft import Fitting
 
 if TYPE_CHECKING:
+    from rhtool.interpret.nets import RewardNet
     from rhtool.lm.memory import Need
     from rhtool.rl.policy import Interface, Policy
 
 
 @dataclass
+class Convolutions:
+    """The network of `network=cnn`."""
+
+    channels: list[int] = field(default_factory=lambda: [32, 32])
+    """of each convolution"""
+    kernel: int = 3
+    """pixels of its side"""
+    stride: int = 1
+    """pixels from one output to the next: each convolution sees farther"""
+    dilation: int = 1
+    """pixels from one input to the next"""
+    coordinates: bool = False
+    """x and y as two further channels: what is far apart can be compared only if places are known"""
+    pool: int = 1
+    """the last images are averaged to so many places on each side; 1 forgets where things are"""
+    dense: list[int] = field(default_factory=list)
+    """units of fully connected layers before the last"""
+
+
+@dataclass
+class Adversarial:
+    """Training a CNN against the images that maximise its own heads."""
+
+    start: int = 0
+    """the pass after which, and after each further one, images are made and added to the data; 0: never"""
+    share: float = 0.04
+    """images made each time, as a share of the training data"""
+    reward: float = 0.0
+    """what they are labelled with"""
+    keep: int = 5
+    """passes whose images are kept"""
+    steps: int = 64
+    """steps of making them"""
+    jitter: int = 4
+    """pixels by which they are moved about meanwhile"""
+    clip_quantile: float = 0.99
+    """gradients are clipped at this quantile of the norms of pass `start`"""
+
+
+@dataclass
 class RmTrainControl(Task):
-    """A reward model from preferences between trajectory segments, labelled by the true reward: a learned proxy."""
+    """A reward model from preferences between trajectory segments, or from rewards of steps: a learned proxy."""
 
     extra: ClassVar[str] = "rl"
 
     uses: ClassVar[tuple[str, ...]] = ("env",)
 
+    labels: str = choice("preferences", "rewards")
+    """what is learned from: preferences between segments, by their true returns; or the rewards of steps themselves"""
+    network: str = choice("mlp", "cnn")
+    """fully connected; or convolutional, of images, with labels=rewards"""
     policies: list[str] = field(default_factory=list)
     """whose segments are compared: runs' directories, or random, a policy as networks start; empty: the env's base policy"""
     episodes: int = 100
@@ -54,6 +99,17 @@ class RmTrainControl(Task):
     """preferences of one gradient step"""
     lr: float = 1e-3
     """learning rate of Adam at the start; it falls linearly to zero"""
+    of: str = choice("true", "proxy")
+    """labels=rewards: which reward is learned"""
+    sees: list[str] = field(default_factory=lambda: ["obs", "action"])
+    """labels=rewards: what the network looks at, of obs, action, next_obs, terminated; an environment's proxy can be what an mlp
+    learned of obs and action"""
+    zero_share: float | None = None
+    """labels=rewards: share of the transitions with a reward of zero that is kept; null: all"""
+    cnn: Convolutions = field(default_factory=Convolutions)
+    """network=cnn: its layers"""
+    adversarial: Adversarial = field(default_factory=Adversarial)
+    """network=cnn: training against its own visualisations"""
     threads: int = 1
     """torch threads of this process"""
 
@@ -72,18 +128,74 @@ class RmTrainControl(Task):
             raise ConfigError(f"{self.label_noise} is not a share", "task.label_noise", "choose a number from 0 to 1")
         if not self.rationality > 0:
             raise ConfigError(f"{self.rationality} is too small", "task.rationality", "choose a number above 0")
-        require_policy(run.env.base_policy_path(), "env.base_policy", run.env.base_policy_command())
+        if self.zero_share is not None and not 0 <= self.zero_share <= 1:
+            raise ConfigError(f"{self.zero_share} is not a share", "task.zero_share", "choose a number from 0 to 1")
+        if self.network == "cnn" and self.labels != "rewards":
+            what = "preferences are learned by an mlp alone"
+            raise ConfigError(what, "task.network=cnn", "add task.labels=rewards, or take task.network=mlp")
+        if self.adversarial.start and self.network != "cnn":
+            raise ConfigError("only images are visualised", "task.adversarial", "add task.network=cnn")
+        if self.labels == "preferences" or not self.policies:
+            require_policy(run.env.base_policy_path(), "env.base_policy", run.env.base_policy_command())
         for path in self.policies:
             if path != RANDOM:
                 require_policy(path, "task.policies")
         run.env.check()
+        if self.labels == "rewards":
+            self._network(run)
 
     def inputs(self, run: Run) -> dict[str, str]:
         """The policies decide the result."""
         paths = {f"policy_{i}": path for i, path in enumerate(self.policies) if path != RANDOM}
-        return {"base_policy": run.env.base_policy_path(), **paths}
+        needed = self.labels == "preferences" or not self.policies
+        return {"base_policy": run.env.base_policy_path(), **paths} if needed else paths
 
     def run(self, run: Run) -> dict[str, float]:
+        """Collect, fit, save."""
+        return self._regress(run) if self.labels == "rewards" else self._compare(run)
+
+    def _network(self, run: Run) -> RewardNet:
+        from rhtool.interpret.regression import network_for
+        from rhtool.rl.policy import interface_of
+
+        return network_for(interface_of(run.env), self, run.seed)
+
+    def _regress(self, run: Run) -> dict[str, float]:
+        """Fit a network to the rewards of transitions."""
+        import json
+
+        import numpy as np
+
+        from rhtool.checkpoints import write_atomic
+        from rhtool.interpret.nets import MlpReward
+        from rhtool.interpret.regression import RewardRegression
+        from rhtool.interpret.transitions import Transitions, collect
+        from rhtool.rl.process import set_up
+
+        set_up(self.threads)
+        paths = self.paths(run)
+        seeds = np.random.SeedSequence([run.seed, 31]).generate_state(len(paths))
+        data = Transitions.concat(
+            [
+                collect(run.env, path, self.episodes, int(seed), self.evaluation_lanes)
+                for path, seed in zip(paths, seeds, strict=True)
+            ]
+        )
+        work = RewardRegression(run, self._network(run), data, data.rewards[self.of])
+        found = work.statistics()
+        write_atomic(run.path / "dataset.json", (json.dumps(found, indent=1) + "\n").encode())
+        said = ", ".join(f"{n} of {s['transitions']}: {s['reward']['constant_mse']:.4g}" for n, s in found.items())
+        print(f"mean squared error of the best constant: {said}")
+        for _ in run.loop(work, self.passes):
+            run.log(work.iteration())
+        about = {"env": run.option("env"), "policies": paths, "seed": run.seed, "labels": self.labels, "of": self.of}
+        net, metrics = work.finish(about)
+        # What an environment can evaluate is saved in its format.
+        plain = isinstance(net, MlpReward) and net.sees == ("obs", "action")
+        (net.to_model() if plain else net).save(run.path / "reward_model")
+        return metrics
+
+    def _compare(self, run: Run) -> dict[str, float]:
         """Collect segments, label pairs of them, fit, save."""
         import numpy as np
 
