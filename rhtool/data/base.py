@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from random import Random
 from typing import Any, ClassVar
 
 from rhtool.errors import RhtoolError
@@ -107,6 +108,11 @@ class Data:
 
     def principles(self) -> dict[str, Callable[[Row, str], float]]:
         """`{principle: how well an answer to a row keeps to it}` of the principles that the data's own program knows."""
+        return {}
+
+    def edits(self) -> dict[str, Callable[[Row, str, Random], str]]:
+        """`{name: (row, answer, source of chance) -> the answer with one thing changed}` in these data's own language, for
+        task=interpret; an answer that comes back as it was cannot be edited so. Empty: the data are in English."""
         return {}
 
     def _lacks(self, what: str) -> RhtoolError:

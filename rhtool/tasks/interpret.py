@@ -150,7 +150,7 @@ class InterpretTexts(Interpretation):
 
     extra: ClassVar[str] = "lm"
 
-    uses: ClassVar[tuple[str, ...]] = ("method", "data", "reward")
+    uses: ClassVar[tuple[str, ...]] = ("method", "data", "reward", "feedback")
 
     kind: ClassVar[str] = "texts"
 
