@@ -307,7 +307,6 @@ def examples(
     import numpy as np
     import pandas as pd
 
-    from rhtool.checkpoints import write_atomic
     from rhtool.interpret.coloured import box, marked
 
     gap = z["proxy"] - z["true"]
@@ -332,5 +331,4 @@ def examples(
             report.html(box(f"{said}{when} · asked: {asked}", marked(answers.texts[i], phrases)))
     columns = {"prompt": answers.prompt, "step": answers.step, "gap": gap, **scores, "answer": answers.texts}
     every = pd.DataFrame(columns).sort_values("gap", ascending=False, kind="stable")
-    write_atomic(report.directory / "tables" / "answers.csv", every.to_csv(index=False, float_format="%.6g").encode())
-    report.text("All answers with their rewards: `tables/answers.csv`.")
+    report.file("answers", every, "All answers with their rewards")

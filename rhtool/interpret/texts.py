@@ -15,6 +15,8 @@ from rhtool.data.base import VALIDATION, Row
 from rhtool.errors import ConfigError, RhtoolError
 from rhtool.results import evaluations
 from rhtool.rewards.base import Reward
+from rhtool.rewards.rm import Rm
+from rhtool.rewards.warm import Warm
 
 if TYPE_CHECKING:
     from rhtool.run import Run
@@ -152,6 +154,19 @@ def _check_known(lines: list[Any], known: dict[str, Row], path: str) -> None:
 def given(reward: Reward) -> bool:
     """Whether the group `reward` names any."""
     return type(reward) is not Reward
+
+
+def is_model(reward: Reward) -> bool:
+    """Whether the reward is one learned model's score, which has gradients and hidden states."""
+    return type(reward) in (Rm, Warm)
+
+
+def require_model(reward: Reward) -> None:
+    """Raise `ConfigError` unless it is."""
+    reward.check()
+    if not is_model(reward):
+        what = "gradients and hidden states are those of one reward model"
+        raise ConfigError(what, "reward", "choose reward=rm (of an ensemble, one of its members), or reward=warm")
 
 
 def score_by(reward: Reward, name: str = "proxy") -> Score:

@@ -61,7 +61,7 @@ class Tokens(Method):
 
     def check(self, run: Run) -> None:
         """Are there such methods, for this reward?"""
-        from rhtool.interpret.texts import given
+        from rhtool.interpret.texts import given, is_model
 
         if not given(run.reward):
             run.reward.check()
@@ -72,7 +72,7 @@ class Tokens(Method):
         for name in ("pairs", "steps", "permutations", "fewest"):
             if getattr(self, name) < 1:
                 raise ConfigError(f"{getattr(self, name)} is too small", f"method.{name}", "choose 1 or more")
-        if wrong := [name for name in self.methods if name in OF_GRADIENTS and not _one_model(run)]:
+        if wrong := [name for name in self.methods if name in OF_GRADIENTS and not is_model(run.reward)]:
             mend = f"choose reward=rm, or method.methods=[{','.join(OF_SCORES)}]"
             raise ConfigError(f"{wrong[0]} needs one learned model", "method.methods", mend)
 
@@ -81,9 +81,9 @@ class Tokens(Method):
         import numpy as np
         import pandas as pd
 
-        from rhtool.interpret.texts import score_by
+        from rhtool.interpret.texts import is_model, score_by
 
-        names = list(self.methods) or [*(OF_GRADIENTS if _one_model(run) else ()), *OF_SCORES]
+        names = list(self.methods) or [*(OF_GRADIENTS if is_model(run.reward) else ()), *OF_SCORES]
         answers, score, inside = self._subject(run)
         score = score or score_by(run.reward)
         scores = score(answers.rows, answers.texts, answers.finished)
@@ -152,10 +152,10 @@ class Tokens(Method):
 
     def _subject(self, run: Run) -> tuple[Answers, Score | None, Any]:
         """The answers, of training those of the last step; and, of one learned model, its scores and its inside."""
-        from rhtool.interpret.texts import checked
+        from rhtool.interpret.texts import checked, is_model
 
         answers = run.task.answered(run)
-        if not _one_model(run):
+        if not is_model(run.reward):
             return answers, None, None
         from rhtool.lm.inside import Inside, scorer_of
 
@@ -345,13 +345,6 @@ def html_of(text: str) -> str:
     import html
 
     return html.escape(text)
-
-
-def _one_model(run: Run) -> bool:
-    from rhtool.rewards.rm import Rm
-    from rhtool.rewards.warm import Warm
-
-    return type(run.reward) in (Rm, Warm)
 
 
 def _means(found: list[dict[str, float]]) -> dict[str, float]:

@@ -7,8 +7,7 @@ are of another number than the score (a sequence classifier that is given embedd
 
 from __future__ import annotations
 
-import contextlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,10 +16,10 @@ from torch import Tensor, nn
 
 from rhtool.data.base import Message
 from rhtool.errors import ConfigError, RhtoolError, nearest
+from rhtool.interpret.texts import require_model
 from rhtool.lm.judges import Judges, averaged
 from rhtool.lm.reward_model import Scorer
 from rhtool.rewards.base import Reward
-from rhtool.rewards.rm import Rm
 from rhtool.rewards.warm import Warm
 
 TOLERANCE = 1e-3
@@ -34,9 +33,7 @@ def scorer_of(reward: Reward) -> Scorer:
     if type(reward) is Warm:
         options = {"template": reward.template, "option": f"{reward.option}.template"}
         return averaged([*reward.trained().values()], reward.dtype, reward.max_length, reward.batch, **options)
-    if type(reward) is not Rm:
-        what = "gradients and hidden states are those of one reward model"
-        raise ConfigError(what, "reward", "choose reward=rm (of an ensemble, one of its members), or reward=warm")
+    require_model(reward)
     options = {"template": reward.template, "option": f"{reward.option}.template"}
     judges = Judges([*reward.trained().values()], reward.dtype, reward.max_length, reward.batch, **options)
     return judges.groups[0][1]
@@ -216,11 +213,108 @@ class Inside:
             raise ConfigError(f"there is no layer '{name}'", "method.layer", mend)
         return modules[name]
 
-    @contextlib.contextmanager
-    def hooked(self, module: nn.Module, hook: Any) -> Iterator[None]:
-        """With a forward hook on a module, gone afterwards."""
+    @property
+    def final_norm(self) -> nn.Module:
+        """What stands between the last block and the head. Raises `ConfigError` if it is not found."""
+        inside = {id(m) for m in self.blocks.modules()}
+        found = [m for m in self.model.modules() if "norm" in type(m).__name__.lower() and id(m) not in inside]
+        if self._head is None or not found:
+            what = f"{type(self.model).__name__} has no head of one score behind a last norm"
+            raise ConfigError(
+                what, "reward", "the lens needs a causal sequence classifier, as task=rm_train makes them"
+            )
+        return found[-1]
+
+    @property
+    def head(self) -> Tensor:
+        """(d,): the weights of the score, float32."""
+        return next(p for n, p in self._head.named_parameters() if n.endswith("weight")).detach().float()[0]
+
+    @property
+    def bias(self) -> float:
+        """Of the score; 0 where its head has none."""
+        found = [p for n, p in self._head.named_parameters() if n.endswith("bias")]
+        return float(found[0].detach()[0]) if found else 0.0
+
+    def parts(self) -> dict[str, nn.Module]:
+        """`{name: module}` of what writes into the residual stream: attention and MLP of each block."""
+        found = {}
+        for i, block in enumerate(self.blocks):
+            for name, child in block.named_children():
+                lower = name.lower()
+                if "norm" in lower or "ln" in lower or "dropout" in lower:
+                    continue
+                if "att" in lower:
+                    found[f"{i} attention"] = child
+                elif "mlp" in lower or "feed" in lower or "moe" in lower:
+                    found[f"{i} mlp"] = child
+        return found
+
+    @torch.no_grad()
+    def record(self, rows: Sequence[Sequence[int]], modules: dict[str, nn.Module]) -> Iterator[dict[str, Tensor]]:
+        """Of each text, as tokens, what each module gives: `{name: (T, d)}` float32 on the CPU. The name "embeddings" is that of
+        what the first block is given."""
+        for start in range(0, len(rows), self.scorer.batch):
+            part = [torch.tensor(row, dtype=torch.long) for row in rows[start : start + self.scorer.batch]]
+            seen = self._seen(part, modules)
+            for k, row in enumerate(part):
+                yield {name: x[k, : len(row)].float().cpu() for name, x in seen.items()}
+
+    def _seen(self, rows: list[Tensor], modules: dict[str, nn.Module]) -> dict[str, Tensor]:
+        """`{name: (B, T, d)}` of one padded pass."""
+        seen: dict[str, Tensor] = {}
+
+        def first(_: Any, args: Any, kwargs: Any) -> None:
+            seen["embeddings"] = args[0] if args else kwargs["hidden_states"]
+
+        hooks = [m.register_forward_hook(_keep(seen, name)) for name, m in modules.items()]
+        hooks.append(self.blocks[0].register_forward_pre_hook(first, with_kwargs=True))
+        try:
+            padded = nn.utils.rnn.pad_sequence(rows, batch_first=True, padding_value=self.tokenizer.pad_token_id)
+            mask = torch.arange(padded.shape[1]) < torch.tensor([len(row) for row in rows]).unsqueeze(1)
+            self.model(padded.to(self.device), attention_mask=mask.long().to(self.device), use_cache=False)
+        finally:
+            for hook in hooks:
+                hook.remove()
+        return seen
+
+    @torch.no_grad()
+    def changed(self, ids: Sequence[int], module: nn.Module, change: Callable[[Tensor], Tensor]) -> float:
+        """The text's score with what the module gives, (T, d), replaced by `change` of it."""
+
+        def hook(_: Any, __: Any, out: Any) -> Any:
+            whole = out[0] if isinstance(out, tuple) else out
+            new = change(whole[0].float().cpu()).to(whole).unsqueeze(0)
+            return (new, *out[1:]) if isinstance(out, tuple) else new
+
         handle = module.register_forward_hook(hook)
         try:
-            yield
+            row = torch.tensor([list(ids)], device=self.device)
+            return float(self.model(row, attention_mask=torch.ones_like(row), use_cache=False).logits.squeeze())
         finally:
             handle.remove()
+
+    def slope(self, ids: Sequence[int], module: nn.Module) -> Tensor:
+        """(T, d): the gradient of the text's score by what the module gives, float32 on the CPU."""
+        seen: dict[str, Tensor] = {}
+
+        def hook(_: Any, __: Any, out: Any) -> Any:
+            whole = (out[0] if isinstance(out, tuple) else out).detach().requires_grad_(True)
+            seen["at"] = whole
+            return (whole, *out[1:]) if isinstance(out, tuple) else whole
+
+        handle = module.register_forward_hook(hook)
+        try:
+            row = torch.tensor([list(ids)], device=self.device)
+            score = self.model(row, attention_mask=torch.ones_like(row), use_cache=False).logits.sum()
+            (found,) = torch.autograd.grad(score, seen["at"])
+        finally:
+            handle.remove()
+        return found[0].float().cpu()
+
+
+def _keep(seen: dict[str, Tensor], name: str) -> Callable[..., None]:
+    def hook(_: Any, __: Any, out: Any) -> None:
+        seen[name] = out[0] if isinstance(out, tuple) else out
+
+    return hook
