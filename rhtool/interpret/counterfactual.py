@@ -187,7 +187,9 @@ class Counterfactual(Method):
                 flips = wilson(float(np.mean(overtaken)), len(overtaken))
                 row |= {"flips": flips.value, "flips_low": flips.low, "flips_high": flips.high}
             rows.append(row)
-            for j in range(min(self.shown, len(at))):
+            drawn = random.Random(f"{run.seed} {name}").sample(range(len(at)), len(at))
+            different = {answers.texts[at[j]]: j for j in reversed(drawn)}
+            for j in [*different.values()][-self.shown :] if self.shown else ():
                 i = at[j]
                 said = ", ".join(f"{k} {own[k][i]:.2f} → {edited[k][j]:.2f}" for k in scores)
                 shown.append(box(f"{name}: {said}", f"{html.escape(answers.texts[i])}<br>→ {html.escape(made[i])}"))

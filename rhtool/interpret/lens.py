@@ -173,7 +173,7 @@ def patch_table(inside: Inside, pairs: list[list[list[int]]], seed: int) -> tupl
     from rhtool.results.statistics import LEVEL
 
     parts = inside.parts()
-    modules = parts | {f"{i} block": block for i, block in enumerate(inside.blocks)}
+    modules = parts | {f"block {i}": block for i, block in enumerate(inside.blocks)}
     causes, linear, gaps, agreements = [], [], [], []
     for better, worse in pairs:
         one, other = next(inside.record([better], modules)), next(inside.record([worse], modules))
@@ -206,8 +206,9 @@ def patch_table(inside: Inside, pairs: list[list[list[int]]], seed: int) -> tupl
         columns[name] = x.sum(0) / whole.sum()
         columns[f"{name}_low"], columns[f"{name}_high"] = np.quantile(drawn, [(1 - LEVEL) / 2, (1 + LEVEL) / 2], axis=0)
     table = pd.DataFrame(columns)
-    own = table[~table.part.str.endswith("block")].sort_values("patched", ascending=False, kind="stable")
-    table = pd.concat([own, table[table.part.str.endswith("block")]], ignore_index=True)
+    is_part = table.part.isin(parts)
+    own = table[is_part].sort_values("patched", ascending=False, kind="stable")
+    table = pd.concat([own, table[~is_part]], ignore_index=True)
     return table, float(np.mean(agreements)) if agreements else float("nan")
 
 

@@ -66,7 +66,6 @@ class Sae(Method):
         import numpy as np
         from scipy.stats import spearmanr
 
-        from rhtool.interpret.coloured import legend
         from rhtool.interpret.sparse import fit
         from rhtool.interpret.texts import checked
         from rhtool.lm.inside import Inside, scorer_of
@@ -110,7 +109,7 @@ class Sae(Method):
         )
         report.file("all_features", table.drop(columns="examples"), "All features")
         report.heading("Where the strongest are on")
-        report.html(legend("activation of the feature"))
+        report.text("The darker, the stronger the feature is on.")
         for row in measured.head(self.shown).itertuples():
             report.html(f"<p><b>Feature {row.feature}</b>, {row.ablated:+.3f}: {_html(row.words)}</p>")
             for example in row.examples:
@@ -189,7 +188,8 @@ class Sae(Method):
             strongest[pairs[:, 0]].mean(0) - strongest[pairs[:, 1]].mean(0) if len(pairs) else np.zeros(on.shape[1])
         )
         size = np.abs(attributed).sum(0)
-        head = inside.head.cpu() if inside._head is not None else torch.zeros(sae.decoder.shape[1])
+        last = module is inside.blocks[-1] and inside.has_head
+        head = inside.head.cpu() if last else torch.zeros(sae.decoder.shape[1])
         chosen = [int(j) for j in np.argsort(-size, kind="stable")[: self.ablated] if size[j] > 0]
         rows = []
         for j in np.flatnonzero(on.any(0)).tolist():
@@ -200,7 +200,7 @@ class Sae(Method):
                 "on": on[:, j].mean(),
                 "ablated": np.nan,
                 "attributed": attributed[there, j].mean(),
-                "direct": float(at_end[:, j].mean() * (head @ sae.direction(j))),
+                **({"direct": float(at_end[:, j].mean() * (head @ sae.direction(j)))} if last else {}),
                 "preferred": preferred[j],
                 "examples": [],
             }
@@ -211,7 +211,7 @@ class Sae(Method):
                 ]
                 row |= {
                     "ablated": float(np.mean(effects)),
-                    "examples": [shown(j, texts[i], z[i], spans[i]) for i in strong[:3]],
+                    "examples": [shown(j, texts[i], z[i], spans[i], answers.rows[i]) for i in strong[:3]],
                 }
             rows.append(row)
         table = pd.DataFrame(rows)
@@ -242,14 +242,13 @@ def words_of(j: int, texts: list[Tokens], z: list[Any], spans: list[slice], most
     return " · ".join(ranked[:most])
 
 
-def shown(j: int, tokens: Tokens, z: Any, where: slice) -> str:
+def shown(j: int, tokens: Tokens, z: Any, where: slice, row: Any) -> str:
     """An answer with the feature's activations in colour."""
     from rhtool.interpret.coloured import box, coloured
 
     values = z[:, j].tolist()
     parts = list(zip(tokens.pieces[where], values, strict=True))
-    prompt = "".join(tokens.pieces[: tokens.start]).strip()
-    return box(prompt, coloured(parts, max(values, default=0.0)))
+    return box(row["prompt"][-1]["content"], coloured(parts, max(values, default=0.0)))
 
 
 def sentences(table: DataFrame) -> list[str]:

@@ -86,16 +86,24 @@ class TextGap(Method):
             "intervals of 95 %, were measured. Prices say what comes along with a feature in these answers, not what it causes: "
             "`method=counterfactual` edits answers and asks the reward."
         )
-        shown = ["feature", "weight", *(f"{x}{end}" for x in ("gap", "proxy", "true") for end in ("", "_low", "_high"))]
+        shown = [
+            "feature",
+            "spread",
+            "weight",
+            *(f"{x}{end}" for x in ("proxy", "true") for end in ("", "_low", "_high")),
+        ]
         report.table(
             "prices",
             found.table[shown],
-            "What one more of each feature is paid, in standard deviations of the reward, all else as it comes along with it. `weight`: "
+            "What one more of each feature is paid, in standard deviations of the reward, all else as it comes along with it. `spread`: "
+            "standard deviation of the feature within prompts. `weight`: "
             "change of the gap with one standard deviation of the feature, the others held.",
         )
         if len(found.table):
             report.figure(
-                "prices", prices_picture(found.table), "What one more of each feature is paid, with 95 % intervals."
+                "prices",
+                prices_picture(found.table),
+                "What one standard deviation more of each feature is paid, with 95 % intervals.",
             )
         if len(levels.names) > 1:
             report.heading(f"Along {levels.kind}")
@@ -237,7 +245,7 @@ def _listed(said: list[str]) -> str:
 
 
 def prices_picture(table: DataFrame) -> Figure:
-    """A row per feature: what the proxy and what the true reward pay for one more."""
+    """A row per feature: what the proxy and what the true reward pay for one standard deviation more, on one scale."""
     import numpy as np
 
     from rhtool.results.overoptimisation_plot import INKS
@@ -248,13 +256,13 @@ def prices_picture(table: DataFrame) -> Figure:
     axes = figure.add_axes((0.33, 0.75 / (1.1 + rows), 0.64, rows / (1.1 + rows)))
     y = np.arange(len(table))[::-1]
     for name, shift, marker in (("proxy", 0.13, "o"), ("true", -0.13, "s")):
-        x = table[name].to_numpy()
-        bars = np.abs(np.stack([x - table[f"{name}_low"], table[f"{name}_high"] - x]))
+        x, low, high = (table[f"{name}{end}"].to_numpy() * table.spread.to_numpy() for end in ("", "_low", "_high"))
+        bars = np.abs(np.stack([x - low, high - x]))
         axes.errorbar(x, y + shift, xerr=bars, fmt=marker, color=INKS[name], markersize=4.5, linewidth=1.3, label=name)
     axes.axvline(0, color=REFERENCE, linewidth=0.9, zorder=0)
     axes.set_yticks(y, [f"“{f[1:-1]}”" if f.startswith(QUOTE) else f for f in table.feature])
     axes.set_ylim(-0.6, len(table) - 0.4)
-    axes.set_xlabel("paid for one more, in standard deviations of the reward", fontsize=9, color=INK)
+    axes.set_xlabel("paid for one standard deviation more, in those of the reward", fontsize=9, color=INK)
     axes.tick_params(labelsize=8, colors=INK)
     for side in ("top", "right"):
         axes.spines[side].set_visible(False)
@@ -268,8 +276,8 @@ def course_picture(levels: Levels, scores: dict[str, Array], features: Table, fo
     from rhtool.results.overoptimisation_plot import INKS
     from rhtool.results.plots import COLOURS, FURTHER, INK, REFERENCE, blank
 
-    figure = blank(9.0, 3.7)
-    left, right = figure.add_axes((0.08, 0.17, 0.38, 0.72)), figure.add_axes((0.55, 0.17, 0.43, 0.72))
+    figure = blank(10.0, 3.6)
+    left, right = figure.add_axes((0.07, 0.17, 0.32, 0.76)), figure.add_axes((0.46, 0.17, 0.32, 0.76))
     x = range(len(levels.names))
     for name, values in scores.items():
         means = levels.weights @ values
@@ -291,7 +299,8 @@ def course_picture(levels: Levels, scores: dict[str, Array], features: Table, fo
         axes.tick_params(labelsize=8, colors=INK)
         for side in ("top", "right"):
             axes.spines[side].set_visible(False)
-        axes.legend(frameon=False, fontsize=8)
+    left.legend(frameon=False, fontsize=8)
+    right.legend(frameon=False, fontsize=8, loc="center left", bbox_to_anchor=(1.01, 0.5))
     return figure
 
 

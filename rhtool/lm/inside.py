@@ -226,6 +226,11 @@ class Inside:
         return found[-1]
 
     @property
+    def has_head(self) -> bool:
+        """Whether each token has a score, one of which is the text's."""
+        return self._head is not None
+
+    @property
     def head(self) -> Tensor:
         """(d,): the weights of the score, float32."""
         return next(p for n, p in self._head.named_parameters() if n.endswith("weight")).detach().float()[0]
@@ -245,9 +250,9 @@ class Inside:
                 if "norm" in lower or "ln" in lower or "dropout" in lower:
                     continue
                 if "att" in lower:
-                    found[f"{i} attention"] = child
+                    found[f"block {i} attention"] = child
                 elif "mlp" in lower or "feed" in lower or "moe" in lower:
-                    found[f"{i} mlp"] = child
+                    found[f"block {i} mlp"] = child
         return found
 
     @torch.no_grad()

@@ -68,8 +68,8 @@ def test_patching_a_whole_block_at_the_end_is_all_of_the_difference_and_nothing_
     rows = [model.tokens(PROMPT, answer).ids for answer in ANSWERS]
     table, agreement = patch_table(model, [[rows[0], rows[1]], [rows[2], rows[1]]], 0)
     shares = table.set_index("part").patched
-    assert shares["1 block"] == pytest.approx(1, abs=1e-3) and -1 <= agreement <= 1
-    assert set(shares.index) == {f"{i} {part}" for i in (0, 1) for part in ("attention", "mlp", "block")}
+    assert shares["block 1"] == pytest.approx(1, abs=1e-3) and -1 <= agreement <= 1
+    assert set(shares.index) == {f"block {i}{part}" for i in (0, 1) for part in (" attention", " mlp", "")}
     with pytest.raises(RhtoolError, match="equal"):
         patch_table(model, [[rows[0], rows[0]]], 0)
     assert model.changed(rows[0], model.blocks[0], lambda x: x) == pytest.approx(model.score_ids(rows[0]), abs=1e-5)
