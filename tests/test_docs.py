@@ -233,7 +233,13 @@ def smoke_runs(tmp_path_factory: pytest.TempPathFactory) -> dict[str, set[str]]:
         "interpret labels": [*interpret, "method=text_distance", *proxy],
         "interpret counterfactual": [*interpret, "method=counterfactual", *proxy, *rate],
         "interpret tokens": [*interpret, "method=tokens", *proxy, "method.pairs=3", "method.baseline=zero"],
-        "interpret vocabulary": [*interpret, "method=vocabulary", *proxy, "method.prompts=1", "method.others=[rm_texts]"],
+        "interpret vocabulary": [
+            *interpret,
+            "method=vocabulary",
+            *proxy,
+            "method.prompts=1",
+            "method.others=[rm_texts]",
+        ],
         "interpret lens": [*interpret, "method=lens", *proxy, "method.pairs=3"],
         "interpret sae": [*interpret, "method=sae", *proxy, *sae],
     }
