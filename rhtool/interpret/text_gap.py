@@ -107,7 +107,8 @@ class TextGap(Method):
             )
         if len(levels.names) > 1:
             report.heading(f"Along {levels.kind}")
-            means = levels.table(scores | {f: features.values[:, features.names.index(f)] for f in found.table.feature})
+            shown = (more if len(more) else found.table).feature.head(6)
+            means = levels.table(scores | {f: features.values[:, features.names.index(f)] for f in shown})
             report.figure(
                 "course",
                 course_picture(levels, scores, features, found),

@@ -56,7 +56,7 @@ class Tokens(Method):
     """orders of Shapley values"""
     orders: int = 5
     """random orders that faithfulness is compared with"""
-    fewest: int = 3
+    fewest: int = 5
     """answers in which a word has to be to have a mean"""
 
     def check(self, run: Run) -> None:
@@ -264,8 +264,8 @@ class Attributed:
 
 
 def word_table(found: dict[int, Attributed], method: str, fewest: int) -> DataFrame:
-    """A row per word of at least `fewest` answers, the mean of its attributions, the highest first, with an interval of 95 % by the
-    standard error over answers: `word`, `answers`, `times`, `mean`, `low`, `high`."""
+    """A row per word of at least `fewest` answers: `word`, `answers`, `times`, the mean of its attributions over answers, `mean`, with an
+    interval of 95 % by their standard error, `low`, `high`; those of the highest `low` first."""
     return _table("word", found, method, lambda i, k, text: [text.lower().strip(AROUND)], max(2, fewest))
 
 
@@ -312,16 +312,19 @@ def _table(name: str, found: dict[int, Attributed], method: str, of: Any, fewest
             mean, half = means.mean(), 1.96 * means.std(ddof=1) / len(means) ** 0.5
             rows.append([group, len(means), sum(map(len, by_answer.values())), mean, mean - half, mean + half])
     table = pd.DataFrame(rows, columns=[name, "answers", "times", "mean", "low", "high"])
-    return table.sort_values("mean", ascending=False, kind="stable", ignore_index=True)
+    return table.sort_values("low", ascending=False, kind="stable", ignore_index=True)
 
 
 def sentences(table: DataFrame, method: str) -> list[str]:
     """What the table of words says."""
     found = []
-    for part, verb in ((table[table.low > 0].head(8), "raise"), (table[table.high < 0].tail(8).iloc[::-1], "lower")):
+    for part, verb in (
+        (table[table.low > 0].head(8), "raise"),
+        (table[table.high < 0].sort_values("high").head(8), "lower"),
+    ):
         if len(part):
             listed = ", ".join(f"“{w}” ({x:+.2f})" for w, x in zip(part.word, part["mean"], strict=True))
-            found.append(f"What {verb}s the reward most, in the mean by {method.replace('_', ' ')}: {listed}.")
+            found.append(f"What most surely {verb}s the reward, in the mean by {method.replace('_', ' ')}: {listed}.")
     return found or ["No word of several answers has a mean attribution whose interval leaves out 0."]
 
 

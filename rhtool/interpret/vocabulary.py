@@ -192,14 +192,12 @@ def ranking(inside: Inside, tokens: list[int], scores: Array, counts: NDArray[np
 
 
 def printable(text: str) -> str:
-    """The text with what cannot be seen written out: "\\n" """
-    return "".join(c if c.isprintable() else repr(c)[1:-1] for c in text)
+    """The text with what cannot be seen written out: ␣ for a blank, "\\n" """
+    return "".join("␣" if c == " " else c if c.isprintable() else repr(c)[1:-1] for c in text)
 
 
 def _listed(table: DataFrame) -> str:
-    return ", ".join(
-        f"“{t.strip() or repr(t)}” ({x:+.2f})" for t, x in zip(table.token.head(8), table.score.head(8), strict=True)
-    )
+    return ", ".join(f"“{t}” ({x:+.2f})" for t, x in zip(table.token.head(8), table.score.head(8), strict=True))
 
 
 def picture(table: DataFrame, shown: int) -> Figure:
@@ -210,12 +208,11 @@ def picture(table: DataFrame, shown: int) -> Figure:
     axes = figure.add_axes((0.1, 0.14, 0.86, 0.82))
     axes.set_xscale("symlog", linthresh=1)
     axes.plot(table.times, table.score, ".", color=REFERENCE, markersize=3, alpha=0.5)
-    for part, ink in ((table.head(min(10, shown)), COLOURS["sqrt_chi2"]), (table.tail(min(10, shown)), COLOURS["kl"])):
+    for part, ink in ((table.head(min(6, shown)), COLOURS["sqrt_chi2"]), (table.tail(min(6, shown)), COLOURS["kl"])):
         axes.plot(part.times, part.score, "o", color=ink, markersize=4)
         for row in part.itertuples():
-            text = row.token.strip() or repr(row.token)
             axes.annotate(
-                text.replace("$", r"\$"),
+                row.token.replace("$", r"\$"),
                 (row.times, row.score),
                 fontsize=7,
                 color=ink,

@@ -208,7 +208,7 @@ def test_a_reward_that_is_a_function_is_attributed_to_the_words_it_pays_for(tmp_
     assert words["mean"]["cow"] == pytest.approx(2) and (words["mean"].drop("cow").abs() < 1e-9).all()
     assert metrics["tokens/shapley/comprehensiveness"] > 0
     page = (tmp_path / "run/report.html").read_text()
-    assert "What raises the reward most" in page and "“cow” (+2.00)" in page and page.count('title="+2"') >= 8
+    assert "What most surely raises the reward" in page and "“cow” (+2.00)" in page and page.count('title="+2"') >= 8
 
 
 def test_a_reward_model_is_attributed_by_all_methods(reward_run, tmp_path):
