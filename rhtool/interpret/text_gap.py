@@ -301,7 +301,8 @@ def course_picture(levels: Levels, scores: dict[str, Array], features: Table, fo
         for side in ("top", "right"):
             axes.spines[side].set_visible(False)
     left.legend(frameon=False, fontsize=8)
-    right.legend(frameon=False, fontsize=8, loc="center left", bbox_to_anchor=(1.01, 0.5))
+    if len(shown):
+        right.legend(frameon=False, fontsize=8, loc="center left", bbox_to_anchor=(1.01, 0.5))
     return figure
 
 

@@ -77,6 +77,22 @@ def test_of_a_reward_of_length_every_edit_is_worth_its_words(tmp_path):
     assert "The proxy does not mind what the true reward charges for" in page and "wrong word" in page
 
 
+def test_without_a_true_reward_the_page_says_what_raises_the_proxy(tmp_path):
+    from tests.lm.small import Words
+
+    class Untold(Words):
+        def true_reward(self):
+            return None
+
+    run = make(tmp_path / "run", edits=["said twice", "first half", "spare blanks"])
+    run.data = Untold()
+    metrics = run.execute()["metrics"]
+    table = pd.read_csv(tmp_path / "run/tables/effects.csv")
+    assert "true" not in table and metrics["counterfactual/said_twice/proxy"] > 0 and table.edit[0] == "said twice"
+    page = (tmp_path / "run/report.html").read_text()
+    assert "What raises the reward, in standard deviations: said twice" in page and "What lowers the reward" in page
+
+
 def test_the_toys_own_edits_do_to_its_true_reward_what_they_say():
     data = Toy(n_validation=60, n_prompts=16)
     rows = data.prompts("validation")
