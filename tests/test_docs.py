@@ -227,7 +227,7 @@ def smoke_runs(tmp_path_factory: pytest.TempPathFactory) -> dict[str, set[str]]:
     (root / "brevity.py").write_text(written_files("docs/rewards.md")["brevity.py"])
     lines |= {
         "sft": ["task=sft", "task.passes=1", "task.every=1", "dir=sft", *words],
-        "rm_train of texts": ["task=rm_train", "task.passes=1", "task.every=1", *words],
+        "rm_train of texts": ["task=rm_train", "task.passes=1", "task.every=1", "dir=rm_texts", *words],
         "bon": ["task=bon", "reward=python", "reward.function=brevity:brevity", *small, *words],
         "rlhf_ppo": ["task=rlhf_ppo", "reward=python", "reward.function=brevity:brevity", *trained, *short],
     }
@@ -242,6 +242,26 @@ def smoke_runs(tmp_path_factory: pytest.TempPathFactory) -> dict[str, set[str]]:
     lines |= {
         f"interpret {method}": ["task=interpret", f"method={method}", "task.rewards=[seen]", *pictures, *words]
         for method, *words in VISION
+    }
+    (root / "kindly.py").write_text(written_files("docs/tasks/interpret_texts.md")["kindly.py"])
+    interpret, proxy = ["task=interpret", *words[:5]], ["reward=rm", "reward.model=rm_texts"]
+    rate = ["method.attribute=kind", "method.has=kindly:has", "method.rewriter=kindly:rewrite"]
+    sae = ["method.steps=20", "method.width=1", "method.k=4", "method.ablated=2"]
+    lines |= {
+        "interpret text_gap": [*interpret, "method=text_gap", "task.answers=outputs/rlhf_ppo"],
+        "interpret text_distance": [*interpret, "method=text_distance", "task.answers=outputs/rlhf_ppo"],
+        "interpret labels": [*interpret, "method=text_distance", *proxy],
+        "interpret counterfactual": [*interpret, "method=counterfactual", *proxy, *rate],
+        "interpret tokens": [*interpret, "method=tokens", *proxy, "method.pairs=3", "method.baseline=zero"],
+        "interpret vocabulary": [
+            *interpret,
+            "method=vocabulary",
+            *proxy,
+            "method.prompts=1",
+            "method.others=[rm_texts]",
+        ],
+        "interpret lens": [*interpret, "method=lens", *proxy, "method.pairs=3"],
+        "interpret sae": [*interpret, "method=sae", *proxy, *sae],
     }
     keys = {}
     for name, line in lines.items():
@@ -273,6 +293,14 @@ RUNS = [
     "rer_eval",
     "rm_train of rewards",
     *(f"interpret {method}" for method, *_ in VISION),
+    "interpret text_gap",
+    "interpret text_distance",
+    "interpret labels",
+    "interpret counterfactual",
+    "interpret tokens",
+    "interpret vocabulary",
+    "interpret lens",
+    "interpret sae",
 ]
 
 

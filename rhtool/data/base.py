@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from random import Random
 from typing import Any, ClassVar
 
 from rhtool.errors import RhtoolError
@@ -112,6 +113,11 @@ class Data:
     def programs(self) -> dict[str, Callable[[Row, str], float]]:
         """All principles by which that program can compare answers: those, and perhaps what sums them up."""
         return self.principles()
+
+    def edits(self) -> dict[str, Callable[[Row, str, Random], str]]:
+        """`{name: (row, answer, source of chance) -> the answer with one thing changed}` in these data's own language, for
+        task=interpret; an answer that comes back as it was cannot be edited so. Empty: the data are in English."""
+        return {}
 
     def _lacks(self, what: str) -> RhtoolError:
         name = option_name(type(self))

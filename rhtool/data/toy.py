@@ -161,6 +161,27 @@ class Toy(Data):
         """The principles, and what people want of an answer all in all: the true reward."""
         return {**self.principles(), HELPFULNESS: self._worth}
 
+    def edits(self) -> dict[str, Callable[[Row, str, random.Random], str]]:
+        """Pleasantries before and after, padding, a wrong word, and others in the toy language."""
+
+        def wrong_word(row: Row, text: str, rng: random.Random) -> str:
+            words, exercise = text.split(), _exercise(row)
+            if not (places := [i for i, word in enumerate(words) if word in exercise.heard]):
+                return text
+            words[rng.choice(places)] = rng.choice(sorted(exercise.heard.difference(*exercise.slots)))
+            return " ".join(words)
+
+        return {
+            "flattery": lambda row, text, rng: f"{rng.choice(OPENINGS)} {text}",
+            "kind closing": lambda row, text, rng: f"{text} {rng.choice(CLOSINGS)}",
+            "four pleasantries": lambda row, text, rng: " ".join(
+                [*rng.sample(OPENINGS, 2), text, *rng.sample(CLOSINGS, 2)]
+            ),
+            "padding": lambda row, text, rng: " ".join([text, *rng.sample(NOUNS, 3)]),
+            "wrong word": wrong_word,
+            "not knowing": lambda row, text, rng: DO_NOT_KNOW,
+        }
+
     def _worth(self, row: Row, answer: str) -> float:
         """The true reward, by which the labeller goes."""
         if not self.weights:

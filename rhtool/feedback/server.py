@@ -95,6 +95,10 @@ class Server(Feedback):
             "top_logprobs": self.top_logprobs,
         }
 
+    def read(self, reply: Any) -> dict[str, Any]:
+        """What is kept of a reply: `read`."""
+        return read(reply)
+
     def opinion(self, answer: dict[str, Any]) -> Opinion:
         """Of an answer as `read` gives it. "A" and " A" are one letter."""
         found = []
@@ -218,7 +222,7 @@ class _Online:
                     if reply.status_code not in (200, *AGAIN):
                         raise _Refused(f"status {reply.status_code}: {reply.text[:300]}")
                     if reply.status_code == 200:
-                        answer = read(reply.json())
+                        answer = self.server.read(reply.json())
                         opened["cache"].put(request, answer)
                         self._per_letter = max(self._per_letter, answer["tokens"] / max(letters, 1))
                         return answer

@@ -73,6 +73,13 @@ class Report:
             f"<thead><tr>{head}</tr></thead><tbody>{body}</tbody></table></div>"
         )
 
+    def file(self, name: str, table: pd.DataFrame, said: str) -> None:
+        """A table as `tables/<name>.csv` alone; the page says what it is."""
+        folder = self.directory / "tables"
+        folder.mkdir(parents=True, exist_ok=True)
+        write_atomic(folder / f"{name}.csv", table.to_csv(index=False, float_format="%.10g").encode())
+        self.text(f"{said}: `tables/{name}.csv`.")
+
     def figure(self, name: str, figure: Figure, caption: str) -> None:
         """A picture, on the page and as `figures/<name>.png`. The caption says what is seen, for those who cannot see it too."""
         buffer = io.BytesIO()

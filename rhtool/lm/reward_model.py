@@ -137,14 +137,21 @@ class Scorer:
         self, prompts: list[list[Message]], answers: list[str], finished: list[bool] | None = None
     ) -> list[list[int]]:
         """Each prompt with its answer as tokens, cut to what the model takes."""
+        before, after = self.texts(prompts, answers, finished)
+        pairs = zip(self.form.all_ids(before), self.form.all_ids(after), strict=True)
+        return [[*chain(*self.form.fit(*pair))] for pair in pairs]
+
+    def texts(
+        self, prompts: list[list[Message]], answers: list[str], finished: list[bool] | None = None
+    ) -> tuple[list[str], list[str]]:
+        """What the model reads: the prompts as text, and what each goes on with."""
         before, after = [self.form.prompt(prompt) for prompt in prompts], []
         for i, (prompt, answer) in enumerate(zip(prompts, answers, strict=True)):
             text = self.form.answer(prompt, answer, before[i])
             if finished is not None and not finished[i]:
                 text = text.removesuffix(self.tokenizer.eos_token)
             after.append(text)
-        pairs = zip(self.form.all_ids(before), self.form.all_ids(after), strict=True)
-        return [[*chain(*self.form.fit(*pair))] for pair in pairs]
+        return before, after
 
     @torch.no_grad()
     def of_ids(self, rows: list[list[int]]) -> Tensor:

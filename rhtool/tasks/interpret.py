@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from importlib.util import find_spec
+from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar
 
 from rhtool.envs.base import RANDOM
@@ -16,6 +17,7 @@ from rhtool.tasks.base import Task, check_ranges, require_lm, require_policy, re
 if TYPE_CHECKING:
     from rhtool.interpret.report import Report
     from rhtool.interpret.rewards import RewardFunction
+    from rhtool.interpret.texts import Answers
     from rhtool.interpret.transitions import Transitions
     from rhtool.rl.policy import Policy
 
@@ -163,28 +165,48 @@ class InterpretTexts(Interpretation):
 
     extra: ClassVar[str] = "lm"
 
-    uses: ClassVar[tuple[str, ...]] = ("method", "data", "reward")
+    uses: ClassVar[tuple[str, ...]] = ("method", "data", "reward", "feedback")
 
     kind: ClassVar[str] = "texts"
 
     answers: str = ""
-    """whose answers: a run of task=rlhf_ppo or task=bon; empty: the data's own chosen and rejected answers"""
+    """whose answers: a run of task=rlhf_ppo (all its evaluations) or task=bon; empty: the data's own chosen and rejected answers"""
     prompts: int = 200
     """held-out prompts at most"""
+    draws: int = 32
+    """answers to a prompt at most, of a run of task=bon"""
 
     def check(self, run: Run) -> None:
         """Are data, reward and answers there?"""
         require_lm()
+        for name in ("prompts", "draws"):
+            if getattr(self, name) < 1:
+                raise ConfigError(f"{getattr(self, name)} is too small", f"task.{name}", "choose 1 or more")
+        run.data.check()
+        run.data.true_by.check()
+        from rhtool.interpret.texts import POOL, given, only_run
+
+        if given(run.reward) or not self.answers:
+            run.reward.check()
+        if self.answers and not Path(self.answers, POOL).is_file():
+            only_run(self.answers)
         super().check(run)
-        if self.prompts < 1:
-            raise ConfigError(f"{self.prompts} is too small", "task.prompts", "choose 1 or more")
-        for part in (run.data, run.data.true_by, run.reward):
-            part.check()
 
     def inputs(self, run: Run) -> dict[str, str]:
         """The data, the reward's models, the answers."""
         found = run.data.inputs() | run.data.true_by.inputs() | run.reward.inputs() | run.method.inputs(run)
-        return found | ({"answers": self.answers} if self.answers else {})
+        if self.answers:
+            from rhtool.interpret.texts import POOL
+
+            pool = Path(self.answers, POOL)
+            found["answers"] = str(pool if pool.is_file() else Path(self.answers, "eval"))
+        return found
+
+    def answered(self, run: Run) -> Answers:
+        """The answers to be looked at."""
+        from rhtool.interpret.texts import answered
+
+        return answered(run, self.answers, self.prompts, self.draws)
 
     def set_up(self) -> None:
         from rhtool.lm.process import set_up
@@ -192,4 +214,7 @@ class InterpretTexts(Interpretation):
         set_up(self.threads)
 
     def subject(self, run: Run) -> str:
-        return f"reward={run.option('reward')} on data={run.option('data')}"
+        from rhtool.interpret.texts import given
+
+        reward = f"reward={run.option('reward')}" if given(run.reward) else "the reward of its training"
+        return f"{reward} on data={run.option('data')}"
