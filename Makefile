@@ -11,7 +11,7 @@ export PATH := $(abspath $(VENV))/bin:$(PATH)
 TABLES := tomato pandemic glucose traffic
 
 .DEFAULT_GOAL := help
-.PHONY: help install test lint demo demo-rlhf demo-rer demo-morlaif smoke bench clean $(addprefix reproduce-,$(TABLES))
+.PHONY: help install test lint demo demo-rlhf demo-rer demo-morlaif demo-interpret smoke bench clean $(addprefix reproduce-,$(TABLES))
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-18s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -46,6 +46,9 @@ demo-rer: $(INSTALLED) ## rewards of features that one can read: one that is hac
 
 demo-morlaif: $(INSTALLED) ## principles, their models, their weights, and policies under seven ways to combine them; about ten minutes
 	bash scripts/demo_morlaif.sh
+
+demo-interpret: $(INSTALLED) ## what hacked rewards pay for that the true ones do not, in reports of one page each; about five minutes
+	bash scripts/demo_interpret.sh
 
 smoke: $(INSTALLED) ## one tiny run of each kind
 	$(PYTHON) -m rhtool task=doctor

@@ -14,6 +14,8 @@ from matplotlib.figure import Figure
 from rhtool.checkpoints import write_atomic
 from rhtool.results.plots import DPI
 
+ROUNDING = 1e-12
+"""what is smaller is shown as 0"""
 STYLE = """
 :root { color-scheme: light; }
 body { font: 16px/1.5 system-ui, sans-serif; color: #222; max-width: 62rem; margin: 2rem auto; padding: 0 1rem; }
@@ -117,5 +119,5 @@ def _said(text: str) -> str:
 
 def _cell(value: object) -> str:
     if isinstance(value, float):
-        return "" if value != value else f"{value:.4g}"
+        return "" if value != value else f"{value:.4g}" if abs(value) > ROUNDING else "0"
     return str(value)
