@@ -137,6 +137,7 @@ OF_GROUP = {
     "reward": "rewards.md",
     "accelerate": "launch.md",
     "feedback": "feedback.md",
+    "method": "tasks/interpret.md",
 }
 
 

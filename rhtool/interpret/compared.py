@@ -13,6 +13,8 @@ from rhtool.results.plots import INK, blank
 TITLES = {"pearson": "Pearson", "epic": "EPIC", "dard": "DARD", "starc": "STARC"}
 SAME = 1e-6
 CLOSE = 0.05
+NEARLY = 0.1
+"""share of the Pearson distance"""
 
 
 @dataclass
@@ -88,10 +90,15 @@ def findings(names: list[str], found: dict[str, Result]) -> list[str]:
                     f"{pair} differ step by step (Pearson {pearson:.3f}), and only by shaping, scale and shift, which change no "
                     f"optimal policy ({shown})."
                 )
-            elif limit < CLOSE:
+            elif limit < CLOSE and limit < NEARLY * pearson:
                 said.append(
                     f"{pair} differ step by step (Pearson {pearson:.3f}), and nearly all of it is shaping, scale and shift, which change "
                     f"no optimal policy ({shown})."
+                )
+            elif limit < CLOSE:
+                said.append(
+                    f"{pair} are nearly the same up to shaping, scale and shift, which change no optimal policy ({shown}; step by step "
+                    f"Pearson {pearson:.3f}); what is left may change some."
                 )
             else:
                 said.append(

@@ -16,6 +16,9 @@ if TYPE_CHECKING:
     from rhtool.interpret.transitions import Transitions
     from rhtool.run import Run
 
+SHAPING = 0.01
+"""a gap of rewards with a smaller STARC distance is said to be shaping"""
+
 
 @dataclass
 class Gap(Method):
@@ -92,7 +95,7 @@ class Gap(Method):
         canon = np.stack([values.canonical(x[values.kept]) for x in given])
         sizes = np.sqrt((given**2).mean(axis=1))
         distance = float(canonical.matrix(canon, sizes, np.ones(canon.shape[1]), centred=False)[0, 1])
-        if not distance < 0.05 < canonical.matrix(given, sizes, np.ones(len(proxy)), centred=True)[0, 1]:
+        if not distance < SHAPING < canonical.matrix(given, sizes, np.ones(len(proxy)), centred=True)[0, 1]:
             return []
         return [
             f"But the gap is shaping: what `{names[0]}` pays beyond `{names[1]}` it takes back on other steps, which changes no optimal "

@@ -232,14 +232,19 @@ class Inside:
 
     @property
     def head(self) -> Tensor:
-        """(d,): the weights of the score, float32."""
-        return next(p for n, p in self._head.named_parameters() if n.endswith("weight")).detach().float()[0]
+        """(d,): the weights of the score, float32; by what the layer gives, for adapters wrap it."""
+        width = self.model.get_input_embeddings().weight
+        unit = torch.eye(self.model.config.get_text_config().hidden_size, dtype=width.dtype, device=self.device)
+        with torch.no_grad():
+            return self._head(unit)[:, 0].float() - self.bias
 
     @property
     def bias(self) -> float:
         """Of the score; 0 where its head has none."""
-        found = [p for n, p in self._head.named_parameters() if n.endswith("bias")]
-        return float(found[0].detach()[0]) if found else 0.0
+        width = self.model.get_input_embeddings().weight
+        nothing = torch.zeros(1, self.model.config.get_text_config().hidden_size, dtype=width.dtype, device=self.device)
+        with torch.no_grad():
+            return float(self._head(nothing)[0, 0])
 
     def parts(self) -> dict[str, nn.Module]:
         """`{name: module}` of what writes into the residual stream: attention and MLP of each block."""

@@ -21,6 +21,9 @@ pytest.importorskip("trl")
 import pandas as pd
 import torch
 
+from rhtool.lm.inside import Inside
+from rhtool.lm.reward_model import Scorer
+
 pytestmark = pytest.mark.lm
 
 CAUSAL = ("gpt2", "gpt_neox", "llama")
@@ -82,6 +85,22 @@ def test_the_slope_of_a_layer_is_that_of_finite_differences():
     direction = torch.randn(slope.shape, generator=torch.Generator().manual_seed(0))
     up, down = (model.changed(row, model.blocks[0], lambda x, e=e: x + e * direction) for e in (1e-3, -1e-3))
     assert (up - down) / 2e-3 == pytest.approx(float((slope * direction).sum()), rel=0.02, abs=1e-3)
+
+
+def test_of_an_adapter_the_head_is_its_own(tmp_path):
+    from peft import LoraConfig, TaskType, get_peft_model
+
+    model = inside("llama")
+    config = LoraConfig(r=2, target_modules=["q_proj"], task_type=TaskType.SEQ_CLS, modules_to_save=["score"])
+    made = get_peft_model(model.model, config)
+    with torch.no_grad():
+        for name, weight in made.named_parameters():
+            if "lora" in name or "modules_to_save" in name:
+                weight.add_(torch.randn(weight.shape, generator=torch.Generator().manual_seed(3)) * 0.3)
+    adapted = Inside(Scorer(made, model.tokenizer, 60))
+    rows = [adapted.tokens(PROMPT, answer).ids for answer in ANSWERS]
+    for row, read in zip(rows, read_off(adapted, rows), strict=True):
+        assert read[-1, adapted.read_at(row)] == pytest.approx(adapted.score_ids(row), abs=1e-4) == adapted.checked(row)
 
 
 def test_a_model_without_a_head_behind_a_norm_has_no_lens():
