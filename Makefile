@@ -38,7 +38,7 @@ lint: $(INSTALLED) ## the style of the source
 demo: $(INSTALLED) ## a policy that hacks its reward, and one that is kept from it, in a few minutes
 	bash scripts/demo.sh
 
-demo-rlhf: $(INSTALLED) ## the same of a language model: RLHF on a small generated language, in about ten minutes
+demo-rlhf: $(INSTALLED) ## the same of a language model: RLHF on a small generated language, in about fifteen minutes
 	bash scripts/demo_rlhf.sh
 
 demo-rer: $(INSTALLED) ## rewards of features that one can read: one that is hacked, and one that is not; about ten minutes

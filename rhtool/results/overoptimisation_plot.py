@@ -26,6 +26,8 @@ MARKERS = "os^Dv<>p"
 """of the runs, in turn: colours need not be seen to tell them apart"""
 PANEL = 3.3, 2.2
 """inches"""
+MOST_HANDLES = 7
+"""of the legend"""
 
 
 def picture(found: Mapping[str, Analysis], title: str = "") -> Figure | None:
@@ -40,7 +42,9 @@ def picture(found: Mapping[str, Analysis], title: str = "") -> Figure | None:
         return None
     if len(labels := {analysis.measure.label for analysis in found.values()}) > 1:
         raise RhtoolError(f"axes of {' and of '.join(sorted(labels))}", "picture", "draw each measure by itself")
-    left, right, top, below, gap = 0.85, 0.2, 0.8 if title else 0.5, 1.0, 0.25
+    columns = min(2 * len(found), 6)
+    below = 0.5 + 0.2 * -(-MOST_HANDLES // columns)
+    left, right, top, gap = 0.85, 0.2, 0.8 if title else 0.5, 0.25
     width, height = left + right + len(found) * PANEL[0] + (len(found) - 1) * gap, top + 2 * PANEL[1] + gap + below
     figure = blank(width, height)
     figure.suptitle(title, x=0.01, ha="left", fontsize=11, fontweight="bold", color=INK)
@@ -82,7 +86,7 @@ def picture(found: Mapping[str, Analysis], title: str = "") -> Figure | None:
             else:
                 axes.set_xlabel(analysis.measure.label, fontsize=9, color=INK)
     figure.legend(
-        handles.values(), handles.keys(), loc="lower center", ncols=min(2 * len(found), 6), frameon=False, fontsize=8
+        handles.values(), handles.keys(), loc="lower center", ncols=columns, frameon=False, fontsize=8
     )
     return figure
 
