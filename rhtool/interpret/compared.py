@@ -130,10 +130,11 @@ def picture(names: list[str], found: dict[str, Result]) -> Figure:
             axes.spines[side].set_visible(False)
         figure.set_layout_engine("constrained")
         return figure
-    figure = blank(3.3 * len(known), 3.6)
+    longest = max(map(len, labels))
+    figure = blank(2.7 * len(known) + 0.07 * longest, 3.2 + 0.05 * longest)
     figure.set_layout_engine("constrained")
     for axes, (kind, result) in zip(figure.subplots(1, len(known), squeeze=False)[0], known.items(), strict=True):
-        axes.imshow(result.value, vmin=0, vmax=1, cmap="cividis_r")
+        axes.imshow(result.value, vmin=0, vmax=1, cmap="cividis_r", aspect="auto")
         for (i, j), value in np.ndenumerate(result.value):
             axes.text(
                 j, i, f"{value:.2f}", ha="center", va="center", fontsize=8.5, color="white" if value > 0.55 else INK

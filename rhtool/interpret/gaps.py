@@ -13,6 +13,8 @@ from rhtool.rl.policy import Interface
 
 AGREED = 1e-6
 """two aligned rewards agree if they are nearer than this share of the proxy's standard deviation"""
+MANY = 0.2
+"""share of the steps that must agree for their line to be the unit"""
 REDUNDANT = 0.999
 """a feature with a higher correlation to an earlier one is left out"""
 RARE = 5
@@ -28,7 +30,7 @@ class Aligned:
     true: np.ndarray
     """float64 (N,): in the same unit where `fitted`, else in standard deviations of its own"""
     fitted: bool
-    """a line proxy = slope true + offset holds in most steps, and the gap is what is left of it; else both are standardised"""
+    """a line proxy = slope true + offset holds in many steps, and the gap is what is left of it; else both are standardised"""
     slope: float
     agree: float
     """share of steps without a gap; 0 unless `fitted`"""
@@ -41,44 +43,39 @@ class Aligned:
         return self.proxy - self.true
 
 
-def align(proxy: np.ndarray, true: np.ndarray) -> Aligned:
+def align(proxy: np.ndarray, true: np.ndarray, seed: int = 0) -> Aligned:
     """Put two rewards (N,) into one unit.
 
-    Where most steps agree up to a scale and a shift (the line of least absolute deviations goes through them), that line is the
-    unit: then the gap is zero but where the proxy pays for something else. Otherwise both are made to have mean 0 and
-    standard deviation 1.
+    Where many steps agree up to a scale and a shift, in more than two values, their line is the unit: then the gap is zero but where
+    one reward pays for something else. Otherwise both are made to have mean 0 and standard deviation 1.
     """
     spread = proxy.std() or 1.0
-    slope, offset = _line(true, proxy)
-    gap = (proxy - slope * true - offset) / spread
-    agree = float((np.abs(gap) < AGREED).mean())
     both = proxy.std() > 0 and true.std() > 0
     r = float(np.corrcoef(proxy, true)[0, 1]) if both else float("nan")
-    if slope > 0 and agree >= 0.5:
+    if (found := _line(true, proxy, np.random.default_rng(seed))) is not None:
+        slope, offset, agree = found
         return Aligned((proxy - offset) / spread, slope * true / spread, True, slope, agree, r)
     scaled = [(x - x.mean()) / (x.std() or 1.0) for x in (proxy, true)]
     return Aligned(*scaled, False, float(proxy.std() / (true.std() or 1.0)), 0.0, r)
 
 
-def _line(x: np.ndarray, y: np.ndarray) -> tuple[float, float]:
-    """Slope and offset of the line of least absolute deviations, by reweighted least squares, then through two of its points."""
-    if not x.std() > 0:
-        return 0.0, float(np.median(y))
-    weights = np.ones(len(x))
-    for _ in range(60):
-        total = weights.sum()
-        mx, my = weights @ x / total, weights @ y / total
-        varied = weights @ (x - mx) ** 2
-        slope = weights @ ((x - mx) * (y - my)) / varied if varied > 0 else 0.0
-        left = np.abs(y - my - slope * (x - mx))
-        weights = 1 / np.maximum(left, 1e-9 * (y.std() or 1.0))
-    # Exactly, if steps lie on it: the two nearest ones that are apart.
-    near = np.flatnonzero(left <= np.median(left))
-    a, b = near[x[near].argmin()], near[x[near].argmax()]
-    if x[b] > x[a]:
-        slope = (y[b] - y[a]) / (x[b] - x[a])
-        return float(slope), float(y[a] - slope * x[a])
-    return float(slope), float(my - slope * mx)
+def _line(
+    x: np.ndarray, y: np.ndarray, rng: np.random.Generator, tries: int = 400
+) -> tuple[float, float, float] | None:
+    """Slope, offset and share of the steps on it of the rising line with most of them, of lines through two random steps (Fischler
+    and Bolles 1981); None if it has less than `MANY` of them, or two values."""
+    near, best = AGREED * (y.std() or 1.0), None
+    for a, b in rng.integers(len(x), size=(tries, 2)):
+        if x[a] == x[b] or not (slope := (y[b] - y[a]) / (x[b] - x[a])) > 0:
+            continue
+        offset = y[a] - slope * x[a]
+        on = np.abs(y - slope * x - offset) < near
+        if best is None or on.mean() > best[2]:
+            best = float(slope), float(offset), float(on.mean())
+    if best is None or best[2] < MANY:
+        return None
+    on = np.abs(y - best[0] * x - best[1]) < near
+    return best if len(np.unique(x[on].round(9))) > 2 else None
 
 
 @dataclass

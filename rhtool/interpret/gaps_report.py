@@ -133,7 +133,7 @@ def _unit(names: tuple[str, str], aligned: Aligned, data: Transitions) -> str:
     many = f"{len(data):,} steps of {len(np.unique(data.episode))} episodes. "
     if aligned.fitted:
         return many + (
-            f"In most steps `{names[0]}` is {aligned.slope:.4g} times `{names[1]}`, plus a constant; the gap is what is left of that, in "
+            f"Where they agree `{names[0]}` is {aligned.slope:.4g} times `{names[1]}`, plus a constant; the gap is what is left, in "
             f"standard deviations of `{names[0]}`."
         )
     return many + "The gap is the difference of the two rewards, each made to have mean 0 and standard deviation 1."
