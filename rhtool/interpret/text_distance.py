@@ -96,7 +96,8 @@ class TextDistance(Method):
         report.text(
             f"{len(answers)} answers to {len(np.unique(answers.prompt))} prompts. Distance: sqrt((1 - rho) / 2) of scores less their mean "
             "over the answers to the prompt, since offsets change no policy and preferences do not fix them. 0: the same up to a "
-            "positive factor, 0.71: unrelated, 1: opposite. Agreement: pairs of answers to a prompt ranked alike, ties counting half; kendall: tau-b. "
+            "positive factor, 0.71: unrelated, 1: opposite. "
+            "Agreement: pairs of answers to a prompt ranked alike, ties counting half; kendall: tau-b. "
             "Intervals of 95 % by bootstrap over prompts."
         )
         report.table("apart", table, "Each two rewards.")
