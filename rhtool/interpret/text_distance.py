@@ -86,7 +86,7 @@ class TextDistance(Method):
         metrics = {f"apart/{key}": value for key, value in metrics.items()}
 
         report.heading("How far the rewards are apart")
-        report.finding(_said(first))
+        report.finding(_said(first)[:1].upper() + _said(first)[1:])
         if len(table) > 1:
             near, far = table.loc[table.distance.idxmin()], table.loc[table.distance.idxmax()]
             report.finding(
@@ -95,8 +95,9 @@ class TextDistance(Method):
             )
         report.text(
             f"{len(answers)} answers to {len(np.unique(answers.prompt))} prompts. Distance: sqrt((1 - rho) / 2) of scores less their mean "
-            "over the answers to the prompt, which no policy and no preference can tell; 0: the same up to a positive factor, 0.71: "
-            "unrelated, 1: opposite. Agreement: pairs of answers to a prompt ranked alike, ties counting half; kendall: tau-b of them. "
+            "over the answers to the prompt, since offsets change no policy and preferences do not fix them. 0: the same up to a "
+            "positive factor, 0.71: unrelated, 1: opposite. "
+            "Agreement: pairs of answers to a prompt ranked alike, ties counting half; kendall: tau-b. "
             "Intervals of 95 % by bootstrap over prompts."
         )
         report.table("apart", table, "Each two rewards.")

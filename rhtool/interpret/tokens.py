@@ -25,6 +25,13 @@ OF_GRADIENTS = ("integrated_gradients", "gradient")
 """what needs one learned model"""
 OF_SCORES = ("shapley", "leave_one_out", "prefix")
 """what needs scores alone"""
+SAID = {
+    "shapley": "Shapley values",
+    "leave_one_out": "leaving out",
+    "prefix": "increments of prefixes",
+    "gradient": "gradient times input",
+}
+"""methods in a sentence"""
 AROUND = ".,;:!?\"'()*"
 """what is no part of a word"""
 WORST = 0.05
@@ -112,10 +119,12 @@ class Tokens(Method):
         for sentence in sentences(of_words, main):
             report.finding(sentence)
         spread = np.std([scores[i] for i in found])
+        overall = np.concatenate([f.units[main] for f in found.values()]).mean()
         report.text(
-            f"Attributions by {main.replace('_', ' ')}, of {len(names)} methods "
+            f"Attributions by {said(main)}, of {len(names)} methods "
             f"{'the first' if self.methods else 'the most faithful'}, to the {self.unit}s of {len(found)} answers, two to each of "
-            f"{len(pairs)} prompts, in units of the reward, whose standard deviation over these answers is {spread:.3g}."
+            f"{len(pairs)} prompts, in units of the reward, whose standard deviation over these answers is {spread:.3g}. They are against "
+            f"an answer without the word, and {overall:+.3g} in the mean over all words: compare them with that."
         )
         report.table(
             "words",
@@ -315,6 +324,11 @@ def _table(name: str, found: dict[int, Attributed], method: str, of: Any, fewest
     return table.sort_values("low", ascending=False, kind="stable", ignore_index=True)
 
 
+def said(method: str) -> str:
+    """The method in a sentence."""
+    return SAID.get(method, method.replace("_", " "))
+
+
 def sentences(table: DataFrame, method: str) -> list[str]:
     """What the table of words says."""
     found = []
@@ -324,7 +338,7 @@ def sentences(table: DataFrame, method: str) -> list[str]:
     ):
         if len(part):
             listed = ", ".join(f"“{w}” ({x:+.2f})" for w, x in zip(part.word, part["mean"], strict=True))
-            found.append(f"What most surely {verb}s the reward, in the mean by {method.replace('_', ' ')}: {listed}.")
+            found.append(f"What most surely {verb}s the reward, in the mean by {said(method)}: {listed}.")
     return found or ["No word of several answers has a mean attribution whose interval leaves out 0."]
 
 
