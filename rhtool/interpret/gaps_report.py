@@ -103,7 +103,7 @@ def sentence(names: tuple[str, str], e: Effect) -> str:
         rest = f"{other} {against} for it"
     else:
         rest = f"{other} {verb} only {_share(beside / size)} of that"
-    return f"{main} {verb} for {what}, {rest} ({e.proxy:+.2f} and {e.true:+.2f} standard deviations{_span(e)})."
+    return f"{main} {verb} for {what}, {rest} ({e.proxy:+z.2f} and {e.true:+z.2f} standard deviations{_span(e)})."
 
 
 def _what(e: Effect) -> str:
