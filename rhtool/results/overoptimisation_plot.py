@@ -85,9 +85,7 @@ def picture(found: Mapping[str, Analysis], title: str = "") -> Figure | None:
                 )
             else:
                 axes.set_xlabel(analysis.measure.label, fontsize=9, color=INK)
-    figure.legend(
-        handles.values(), handles.keys(), loc="lower center", ncols=columns, frameon=False, fontsize=8
-    )
+    figure.legend(handles.values(), handles.keys(), loc="lower center", ncols=columns, frameon=False, fontsize=8)
     return figure
 
 
