@@ -11,7 +11,7 @@ import torch
 from rhtool.interpret import pictures, reduce
 from rhtool.interpret.layers import activations, contributions, names, resolve, without
 from rhtool.interpret.nets import CnnReward
-from rhtool.interpret.networks import short
+from rhtool.interpret.networks import sections
 from rhtool.interpret.transitions import Transitions
 
 if TYPE_CHECKING:
@@ -28,11 +28,7 @@ def write(method: Examples, run: Run, report: Report) -> dict[str, float]:
         " weights; each is shown by the pieces of the data in which it is strongest. What it does is"
         " measured by taking it away: the reward of the data without the direction."
     )
-    metrics: dict[str, float] = {}
-    for name, label in short(list(networks)).items():
-        found = section(method, run, report, label, networks[name], data)
-        metrics = metrics or found
-    return metrics
+    return sections(networks, lambda name, net: section(method, run, report, name, net, data))
 
 
 def section(

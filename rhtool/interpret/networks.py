@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
 
@@ -63,6 +64,12 @@ class NetworkMethod(Method):
             return found
         rng = np.random.default_rng([run.seed, 71])
         return found[np.sort(rng.choice(len(found), self.transitions, replace=False))]
+
+
+def sections(networks: dict[str, RewardNet], write: Callable[[str, RewardNet], dict[str, float]]) -> dict[str, float]:
+    """`write(name for pictures, network)` of each network, a section each; the metrics of the first."""
+    found = [write(label, networks[name]) for name, label in short(list(networks)).items()]
+    return found[0]
 
 
 def short(names: list[str]) -> dict[str, str]:

@@ -12,7 +12,7 @@ from matplotlib.figure import Figure
 from rhtool.errors import ConfigError, nearest
 from rhtool.interpret.layers import activations, names, resolve
 from rhtool.interpret.nets import RewardNet
-from rhtool.interpret.networks import short
+from rhtool.interpret.networks import sections
 from rhtool.interpret.probing import probe
 from rhtool.interpret.transitions import Transitions
 from rhtool.results.plots import INK
@@ -33,11 +33,7 @@ def write(method: Probe, run: Run, report: Report) -> dict[str, float]:
         " how much of its variance can be read there. What can be read from a network that has learned nothing was in the input all"
         " along; what the learned one adds to it, or has thrown away, is what learning the reward did."
     )
-    metrics: dict[str, float] = {}
-    for name, label in short(list(networks)).items():
-        found = section(method, run, report, label, networks[name], data)
-        metrics = metrics or found
-    return metrics
+    return sections(networks, lambda name, net: section(method, run, report, name, net, data))
 
 
 def aligned(data: Transitions, sees: tuple[str, ...]) -> tuple[Transitions, dict[str, np.ndarray]]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar
 
@@ -13,6 +12,7 @@ from rhtool.interpret.base import BASE
 from rhtool.run import Run
 from rhtool.schema import option_name
 from rhtool.tasks.base import Task, check_ranges, require_lm, require_policy, require_rl
+from rhtool.tasks.ls import EXTRAS, installed
 
 if TYPE_CHECKING:
     from rhtool.interpret.report import Report
@@ -42,8 +42,8 @@ class Interpretation(Task):
             other = "data=... and reward=..." if self.kind == "control" else "env=... without data=..."
             what = f"method={option_name(type(method))} looks at rewards of {' and '.join(method.kinds)}, not of {self.kind}"
             raise ConfigError(what, "method", f"choose another, or {other}: rhtool task=ls lists methods")
-        if method.extra and find_spec({"interpret": "sklearn"}.get(method.extra, method.extra)) is None:
-            raise MissingExtra(method.extra, method.extra)
+        if method.extra and not installed(method.extra):
+            raise MissingExtra(method.extra, EXTRAS[method.extra])
         method.check(run)
 
     def run(self, run: Run) -> dict[str, float]:

