@@ -26,19 +26,13 @@ def blocks(page: Path, language: str) -> list[str]:
     return [text for found, text in FENCE.findall(page.read_text()) if found == language]
 
 
-def commands() -> list[tuple[str, str]]:
-    """`(command, page)`, once each, of every line of a block without a language, and of every span of code, that is a call of rhtool."""
-    found = []
-    for page in PAGES:
-        name = page.relative_to(ROOT).as_posix()
-        lines = [line for block in blocks(page, "") for line in block.splitlines()]
-        spans = re.findall(r"`([^`\n]+)`", FENCE.sub("", page.read_text()))
-        found += [(name, text) for text in [*lines, *spans] if re.match(r"(RHTOOL_\w+=\S+ )*rhtool( |$)", text)]
-    return sorted({command: page for page, command in found[::-1]}.items(), key=lambda item: (item[1], item[0]))
-
-
-def id_of(command: tuple[str, str]) -> str:
-    return command[0][:100]
+def commands(page: Path) -> dict[str, bool]:
+    """`{command: whether it stands in a block}`, in their order, of every line of a block without a language, then of every span
+    of code, that is a call of rhtool."""
+    lines = [line for block in blocks(page, "") for line in block.splitlines()]
+    spans = re.findall(r"`([^`\n]+)`", FENCE.sub("", page.read_text()))
+    found = dict.fromkeys(lines, True) | {text: False for text in spans if text not in lines}
+    return {text: block for text, block in found.items() if re.match(r"(RHTOOL_\w+=\S+ )*rhtool( |$)", text)}
 
 
 def written_files(page: str) -> dict[str, str]:
@@ -62,44 +56,34 @@ def examples(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def test_there_are_commands_to_check():
-    assert len(commands()) >= FEWEST_COMMANDS
-    assert {page for _, page in commands()} >= {"README.md", "docs/sweeps.md", "docs/tasks/orpo.md"}
-
-
-@pytest.mark.parametrize("command", commands(), ids=id_of)
-def test_every_command_composes(command, examples, monkeypatch):
-    words = shlex.split(command[0])
-    while "=" in words[0]:
-        monkeypatch.setenv(*words.pop(0).split("=", 1))
-    args = parse(words[1:])
-    if args.shell_completion:
-        assert [word.split("=")[0] for word in args.overrides] == ["install"]
-        return
-    assert not (args.cfg and args.multirun), "Hydra takes one of --cfg and -m"
-    swept = [word for word in args.overrides if "," in re.sub(r"[\[(].*?[\])]", "", quoted(word)) or "range(" in word]
-    assert args.multirun or not swept
-    runs = compose_all(few(args), multirun=args.multirun, config_dir=args.config_dir)
-    assert (len(runs) > 1) == bool(swept or is_table(args))
+    assert sum(len(commands(page)) for page in PAGES) >= FEWEST_COMMANDS
+    for page in ("README.md", "docs/sweeps.md", "docs/tasks/orpo.md"):
+        assert commands(ROOT / page)
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.relative_to(ROOT).as_posix())
-def test_what_a_command_reads_an_earlier_one_of_the_page_has_written(page, examples, monkeypatch):
+def test_every_command_composes_and_reads_what_an_earlier_one_has_written(page, examples, monkeypatch):
     written: set[str] = set()
-    for line in (line for block in blocks(page, "") for line in block.splitlines()):
+    for line, in_block in commands(page).items():
         words = shlex.split(line, comments=True)
-        if words[:1] != ["rhtool"] or "-sc" in words:
-            continue
-        for word in words[1:]:
-            key, _, value = word.partition("=")
-            if value.startswith("outputs/") and key not in ("dir", "outputs", "task.runs", "task.to"):
-                there = (
-                    made == value or f"{made}/".startswith(f"{value}/") or value.startswith(f"{made}/")
-                    for made in written
-                )
-                assert any(there), f"{line}: {value}"
-        args = parse(words[1:])
-        runs = compose_all(few(args), multirun=args.multirun, config_dir=args.config_dir)
-        written |= {run.dir for run in runs}
+        with monkeypatch.context() as environment:
+            while "=" in words[0]:
+                environment.setenv(*words.pop(0).split("=", 1))
+            args = parse(words[1:])
+            if args.shell_completion:
+                assert [word.split("=")[0] for word in args.overrides] == ["install"], line
+                continue
+            assert not (args.cfg and args.multirun), f"{line}: Hydra takes one of --cfg and -m"
+            several = [w for w in args.overrides if "," in re.sub(r"[\[(].*?[\])]", "", quoted(w)) or "range(" in w]
+            assert args.multirun or not several, line
+            for word in args.overrides if in_block else ():
+                key, _, value = word.partition("=")
+                if value.startswith("outputs/") and key not in ("dir", "outputs", "task.runs", "task.to"):
+                    there = (f"{made}/".startswith(f"{value}/") or value.startswith(f"{made}/") for made in written)
+                    assert any(there), f"{line}: {value}"
+            runs = compose_all(few(args), multirun=args.multirun, config_dir=args.config_dir)
+        assert (len(runs) > 1) == bool(several or is_table(args)), line
+        written |= {run.dir for run in runs if in_block}
 
 
 def is_table(args) -> bool:
