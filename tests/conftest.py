@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import multiprocessing
 import os
 import signal
 import subprocess
@@ -48,6 +49,40 @@ class CommandLine:
 
     def result(self, directory: str) -> dict:
         return json.loads((self.cwd / directory / "result.json").read_text())
+
+
+FORKED = multiprocessing.get_context("forkserver")
+"""processes that come from one in which everything is imported: of a short run of the control half imports are most of it"""
+FORKED.set_forkserver_preload(
+    ["rhtool.cli", "rhtool.rl.orpo", "rhtool.rl.evaluation", "rhtool.results.overoptimisation"]
+)
+
+
+def begin(line: str, cwd: Path, **environment: str) -> multiprocessing.Process:
+    """Start `rhtool ...` in a forked process; what it says goes to the files `stdout` and `stderr` of `cwd`."""
+    process = FORKED.Process(target=_command, args=(line.split(), str(cwd), environment))
+    process.start()
+    return process
+
+
+def forked(line: str, cwd: Path, **environment: str) -> subprocess.CompletedProcess[str]:
+    """`rhtool ...` in a forked process, to its end."""
+    process = begin(line, cwd, **environment)
+    process.join(300)
+    assert process.exitcode is not None, f"{line}: still running"
+    said = [(cwd / name).read_text() for name in ("stdout", "stderr")]
+    return subprocess.CompletedProcess(line.split(), process.exitcode, *said)
+
+
+def _command(words: list[str], cwd: str, environment: dict[str, str]) -> None:
+    os.chdir(cwd)
+    os.environ |= environment
+    for descriptor, name in ((1, "stdout"), (2, "stderr")):
+        os.dup2(os.open(name, os.O_WRONLY | os.O_CREAT | os.O_TRUNC), descriptor)
+    from rhtool.cli import cli
+
+    sys.argv[1:] = words
+    cli()
 
 
 @pytest.fixture

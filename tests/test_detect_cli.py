@@ -2,10 +2,7 @@
 
 import json
 import math
-import os
 import signal
-import subprocess
-import sys
 import time
 from pathlib import Path
 
@@ -16,16 +13,11 @@ import pytest
 from rhtool.config import compose
 from rhtool.errors import RhtoolError
 from rhtool.rl.policy import Policy
+from tests.conftest import begin, forked
 from tests.rl.conftest import uniform
 from tests.rl.test_detection import mixed
 
-ENV = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(Path(__file__).parents[1])}
 TOY = "env=tomato env.level=-1 env.dry_distance=0 env.noop=true env.horizon=20 env.base_policy=base"
-
-
-def rhtool(line: str, cwd: Path) -> subprocess.CompletedProcess:
-    command = [sys.executable, "-m", "rhtool", *line.split()]
-    return subprocess.run(command, cwd=cwd, env=ENV, capture_output=True, text=True, timeout=300)
 
 
 @pytest.fixture
@@ -97,21 +89,16 @@ def test_policies_far_from_the_trusted_one_are_found(board, tmp_path):
 def test_killed_and_repeated_it_ends_as_if_it_had_never_been(board, tmp_path):
     policies_of(board, tmp_path, (0.1, 3.0, 5.0))
     line = f"task=detect {TOY} task.policies=[policies/*] task.episodes=20 task.controls=1 checkpoint_every=0"
-    assert rhtool(f"{line} dir=whole", tmp_path).returncode == 0
-    process = subprocess.Popen(
-        [sys.executable, "-m", "rhtool", *f"{line} dir=killed".split()],
-        cwd=tmp_path,
-        env=ENV,
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL,
-    )
+    assert forked(f"{line} dir=whole", tmp_path).returncode == 0
+    process = begin(f"{line} dir=killed", tmp_path)
     rows = tmp_path / "killed/metrics.csv"
-    while process.poll() is None and (not rows.exists() or rows.read_bytes().count(b"\n") < 4):
+    while process.is_alive() and (not rows.exists() or rows.read_bytes().count(b"\n") < 4):
         time.sleep(0.01)
     process.kill()
-    assert process.wait() == -signal.SIGKILL
+    process.join()
+    assert process.exitcode == -signal.SIGKILL
     kept = rows.read_text().splitlines()[:3]
-    last = rhtool(f"{line} dir=killed", tmp_path)
+    last = forked(f"{line} dir=killed", tmp_path)
     assert last.returncode == 0, last.stderr
     assert rows.read_text().splitlines()[:3] == kept  # their times too: they were not measured again
     assert metrics(tmp_path / "killed") == metrics(tmp_path / "whole")

@@ -1,7 +1,6 @@
 """task=orpo, bc and evaluate as a user runs them: sweeps, kills, failures, Ray workers, RLlib's Algorithm."""
 
 import json
-import multiprocessing
 import os
 import random
 import signal
@@ -13,7 +12,7 @@ from pathlib import Path
 import pyarrow.parquet as pq
 import pytest
 
-from rhtool.cli import command
+from tests.conftest import begin, forked
 
 ENV = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(Path(__file__).parents[1])}
 TINY = "task=orpo env=tomato env.level=-1 env.horizon=20 scale=smoke task.exact=false"
@@ -49,31 +48,24 @@ def test_a_sweep_as_it_is_written_and_its_report(tmp_path):
             "exact/divergence/chi2",
         } <= metrics.keys()
     before = {p: p.stat().st_mtime_ns for p in tmp_path.rglob("result.json")}
-    assert "skipped" in rhtool(line, tmp_path).stderr
+    assert "skipped" in forked(line, tmp_path).stderr
     assert before == {p: p.stat().st_mtime_ns for p in tmp_path.rglob("result.json")}
-    report = rhtool("task=report", tmp_path)
+    report = forked("task=report", tmp_path)
     assert report.returncode == 0 and "base policy" in report.stdout
     assert (tmp_path / "outputs/report/frontier.png").stat().st_size > 5_000
 
 
 @pytest.mark.slow
 def test_killed_at_ten_random_moments_it_ends_as_if_it_had_never_been(tmp_path):
-    # Processes that fork from one in which everything is imported: it is the runs that are killed, not their imports.
-    context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["rhtool.cli", "rhtool.rl.orpo", "rhtool.rl.evaluation"])
-
-    def begun(options: str, directory: str) -> multiprocessing.Process:
-        words = f"{TINY} {options} checkpoint_every=0 dir={tmp_path / directory}".split()
-        process = context.Process(target=command, args=(words,))
-        process.start()
-        return process
+    def begun(options: str, directory: str):
+        return begin(f"{TINY} {options} checkpoint_every=0 dir={directory}", tmp_path)
 
     def ended(options: str, directory: str) -> int | None:
         process = begun(options, directory)
         process.join()
         return process.exitcode
 
-    line = f"divergence=sqrt_chi2 coeff=0.1 task.iterations=50 env.base_policy={tmp_path / 'base'}"
+    line = "divergence=sqrt_chi2 coeff=0.1 task.iterations=50 env.base_policy=base"
     assert ended("divergence=none task.iterations=1", "base") == 0
     assert ended(line, "whole") == 0
     rng, rows = random.Random(0), tmp_path / "killed/metrics.csv"
@@ -105,7 +97,7 @@ def test_killed_at_ten_random_moments_it_ends_as_if_it_had_never_been(tmp_path):
 
 @pytest.mark.slow
 def test_bc_clones_a_policy_and_evaluate_measures_it(tmp_path):
-    assert rhtool("task=evaluate env=tomato task.episodes=60 dir=outputs/base", tmp_path).returncode == 0
+    assert forked("task=evaluate env=tomato task.episodes=60 dir=outputs/base", tmp_path).returncode == 0
     table = pq.read_table(tmp_path / "outputs/base/rollouts.parquet").to_pandas()
     base = results(tmp_path)[0]["metrics"]
     assert table["episode"].nunique() == 60 and len(table) == table.groupby("episode")["t"].max().add(1).sum()
@@ -115,10 +107,10 @@ def test_bc_clones_a_policy_and_evaluate_measures_it(tmp_path):
 
     options = "task.passes=25 task.minibatch=256 task.lr=3e-3 task.hidden=[64,64] task.episodes=60"
     line = f"task=bc env=tomato task.demonstrator=outputs/base/rollouts.parquet {options} dir=outputs/clone"
-    clone = rhtool(line, tmp_path)
+    clone = forked(line, tmp_path)
     assert clone.returncode == 0, clone.stderr
     line = "task=evaluate env=tomato task.policy=outputs/clone task.episodes=100 dir=outputs/cloned"
-    assert rhtool(line, tmp_path).returncode == 0
+    assert forked(line, tmp_path).returncode == 0
     cloned = json.loads((tmp_path / "outputs/cloned/result.json").read_text())["metrics"]
     assert cloned["true/return"] == pytest.approx(base["true/return"], abs=0.8)
     assert cloned["action_divergence/kl"] < 0.1
@@ -126,12 +118,12 @@ def test_bc_clones_a_policy_and_evaluate_measures_it(tmp_path):
 
 def test_what_is_missing_is_said_before_anything_is_done(tmp_path):
     """A base policy that is not there: what, where, how to mend it; exit code 1; nothing but the record of it."""
-    found = rhtool(f"{TINY} divergence=kl coeff=0.1 env.base_policy=outputs/nowhere", tmp_path)
+    found = forked(f"{TINY} divergence=kl coeff=0.1 env.base_policy=outputs/nowhere", tmp_path)
     assert found.returncode == 1
     assert "no policy at outputs/nowhere" in found.stderr and "env.base_policy" in found.stderr
     assert "Traceback" not in found.stderr
     assert not list(tmp_path.rglob("checkpoints"))
-    wrong = rhtool(f"{TINY} divergence=sqrt_chi2 task.split=true", tmp_path)
+    wrong = forked(f"{TINY} divergence=sqrt_chi2 task.split=true", tmp_path)
     assert wrong.returncode == 1 and "divergence=kl" in wrong.stderr
 
 

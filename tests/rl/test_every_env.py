@@ -1,9 +1,6 @@
 """What the RL half promises of every environment in conf/env: a base policy that ships, training, resuming, cloning, a report."""
 
 import json
-import os
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -15,10 +12,10 @@ from rhtool.rl.bc import Bc
 from rhtool.rl.demonstrations import collect
 from rhtool.rl.orpo import Orpo
 from rhtool.rl.policy import Policy, interface_of
+from tests.conftest import forked
 from tests.envs.conftest import parameters
 from tests.rl.conftest import equal, train
 
-ROOT = Path(__file__).resolve().parents[2]
 ENVS = [pytest.param(p.id, id=p.id, marks=p.marks) for p in parameters()]
 SMALL = ("task.batch=160", "task.lanes=4", "task.minibatch=80", "task.epochs=1", "task.discriminator_epochs=1")
 
@@ -79,21 +76,13 @@ def test_the_controller_is_cloned(name):
 @pytest.mark.slow
 @pytest.mark.parametrize("name", ENVS)
 def test_a_sweep_runs_on_a_fresh_machine_and_is_in_the_report(name, tmp_path):
-    environ = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
     horizon = min(compose(f"env={name}").env.horizon, 60)
     short = (
         f"task.episodes=4 task.evaluation_lanes=4 task.batch=128 task.lanes=4 task.iterations=1 env.horizon={horizon}"
     )
     line = f"task=orpo env={name} divergence=sqrt_chi2 -m coeff=0.1,0.5 scale=smoke {short}"
     for command in (line, "task=report"):
-        done = subprocess.run(
-            [sys.executable, "-m", "rhtool", *command.split()],
-            cwd=tmp_path,
-            env=environ,
-            capture_output=True,
-            text=True,
-            timeout=300,
-        )
+        done = forked(command, tmp_path)
         assert done.returncode == 0, done.stderr
     results = [json.loads(p.read_text()) for p in tmp_path.rglob("result.json")]
     assert sorted(r["coeff"] for r in results) == [0.1, 0.5]
