@@ -201,7 +201,7 @@ def smoke_runs(tmp_path_factory: pytest.TempPathFactory) -> dict[str, set[str]]:
             f"interpret {name}": ["task=interpret", f"method={name}", *common]
             for name in ("gap", "distance", "preprocess")
         },
-        "rm_train": ["task=rm_train", "task.preferences=40", *common],
+        "rm_train": ["task=rm_train", "task.preferences=40", "task.members=2", *common],
     }
     numbers = ("n_prompts", "n_demonstrations", "n_preferences", "n_validation")
     words = ["data=toy", *(f"data.{name}=16" for name in numbers), "model=tiny", "model.width=16", "model.heads=2"]

@@ -28,11 +28,14 @@ SCHEMA = 1
 SLOPE = 0.01
 """of the leaky ReLU between the layers, for what is negative"""
 
+Layers = list[tuple[np.ndarray, np.ndarray]]
+"""float32 weight (outputs, inputs) and bias (outputs,) of each layer, as torch has them; the last one has one output"""
+
 
 @dataclass
 class RewardModel:
     """r(s, a) = multiply * f((x - offset) * scale) + add, where x are the features of observation and action, and f is a
-    fully connected network with leaky ReLUs."""
+    fully connected network with leaky ReLUs; of an ensemble: the members' mean, and `std_weight` of their standard deviations."""
 
     observation_shape: tuple[int, ...]
     """of one observation"""
@@ -44,10 +47,14 @@ class RewardModel:
     """float32 (F,): of the features, those columns and then the action's"""
     scale: np.ndarray
     """float32 (F,): see `offset`"""
-    layers: list[tuple[np.ndarray, np.ndarray]]
-    """weight (outputs, inputs) and bias (outputs,) of each layer, as torch has them; the last one has one output"""
+    layers: Layers
+    """of the network, or of an ensemble's first member"""
     multiply: float = 1.0
     add: float = 0.0
+    others: list[Layers] = field(default_factory=list)
+    """of an ensemble's further members; their layers have the sizes of the first one's"""
+    std_weight: float = 0.0
+    """below 0: what the members disagree about is worth less (their standard deviation is that of n - 1)"""
     about: dict[str, Any] = field(default_factory=dict)
     """what the model was made of, JSON values"""
 
@@ -56,23 +63,30 @@ class RewardModel:
         shapes = [(b, a) for a, b in pairwise(sizes)]
         dense = math.prod(self.observation_shape)
         width = len(self.columns) + (self.action["n"] if "n" in self.action else math.prod(self.action["shape"]))
-        numbers = [self.offset, self.scale, self.multiply, self.add, *(x for layer in self.layers for x in layer)]
-        if not all(np.isfinite(x).all() for x in numbers):
+        members = [self.layers, *self.others]
+        numbers = [x for layers in members for layer in layers for x in layer]
+        if not all(
+            np.isfinite(x).all() for x in [self.offset, self.scale, self.multiply, self.add, self.std_weight, *numbers]
+        ):
             raise ValueError("some of its numbers are not finite")
-        if [weight.shape for weight, _ in self.layers] != shapes or sizes[-1] != 1 or len(self.scale) != sizes[0]:
+        fitting = all(
+            [weight.shape for weight, _ in layers] == shapes and [len(bias) for _, bias in layers] == sizes[1:]
+            for layers in members
+        )
+        if not fitting or sizes[-1] != 1 or len(self.scale) != sizes[0]:
             raise ValueError("its layers do not fit each other")
         if width != sizes[0] or (len(self.columns) and not 0 <= self.columns.min() <= self.columns.max() < dense):
             raise ValueError("its layers do not fit observation and action")
         self._sizes = np.array(sizes, np.int64)
         # One row of inputs after the other: the kernel reads them in order.
-        parts = [np.concatenate([weight.T.ravel(), bias]) for weight, bias in self.layers]
-        self._parameters = np.concatenate(parts).astype(np.float64)
+        parts = [np.concatenate([weight.T.ravel(), bias]) for layers in members for weight, bias in layers]
+        self._parameters = np.concatenate(parts).astype(np.float64).reshape(len(members), -1)
 
     def __call__(self, observations: np.ndarray, actions: np.ndarray) -> np.ndarray:
         """Rewards float64 (B,) of actions (B, …) taken in observations (B, …). A row's reward does not depend on the other
         rows, to the last bit."""
         out = np.empty(len(observations))
-        _forward(self.features(observations, actions), self._sizes, self._parameters, out)
+        _forward(self.features(observations, actions), self._sizes, self._parameters, self.std_weight, out)
         return self.multiply * out + self.add
 
     def features(self, observations: np.ndarray, actions: np.ndarray) -> np.ndarray:
@@ -93,8 +107,9 @@ class RewardModel:
         """Write the two files."""
         directory.mkdir(parents=True, exist_ok=True)
         arrays = {"columns": self.columns, "offset": self.offset, "scale": self.scale}
-        for i, (weight, bias) in enumerate(self.layers):
-            arrays |= {f"{i}.weight": weight, f"{i}.bias": bias}
+        for member, layers in zip(_prefixes(len(self.others)), [self.layers, *self.others], strict=True):
+            for i, (weight, bias) in enumerate(layers):
+                arrays |= {f"{member}{i}.weight": weight, f"{member}{i}.bias": bias}
         arrays = {name: np.ascontiguousarray(array) for name, array in arrays.items()}
         safetensors.numpy.save_file(arrays, directory / "reward_model.safetensors")
         spec = {
@@ -102,6 +117,8 @@ class RewardModel:
             "observation_shape": list(self.observation_shape),
             "action": self.action,
             "layers": len(self.layers),
+            "others": len(self.others),
+            "std_weight": self.std_weight,
             "multiply": self.multiply,
             "add": self.add,
             "about": self.about,
@@ -118,17 +135,28 @@ class RewardModel:
                 f"it is a network of kind '{kind}', which task=interpret reads and no environment evaluates"
             )
         arrays = safetensors.numpy.load_file(directory / "reward_model.safetensors")
+        first, *others = (
+            [(arrays[f"{member}{i}.weight"], arrays[f"{member}{i}.bias"]) for i in range(spec["layers"])]
+            for member in _prefixes(spec.get("others", 0))
+        )
         return cls(
             observation_shape=tuple(spec["observation_shape"]),
             action=spec["action"],
             columns=arrays["columns"],
             offset=arrays["offset"],
             scale=arrays["scale"],
-            layers=[(arrays[f"{i}.weight"], arrays[f"{i}.bias"]) for i in range(spec["layers"])],
+            layers=first,
+            others=others,
+            std_weight=float(spec.get("std_weight", 0)),
             multiply=float(spec["multiply"]),
             add=float(spec["add"]),
             about=spec["about"],
         )
+
+
+def _prefixes(others: int) -> list[str]:
+    """What the names of the members' arrays begin with."""
+    return ["", *(f"other{m}." for m in range(others))]
 
 
 def described(space: gymnasium.Space) -> dict[str, Any]:
@@ -175,23 +203,28 @@ def proxy_of(config: Env, observation_space: gymnasium.Space, action_space: gymn
 
 
 @njit(cache=True, nogil=True)
-def _forward(x, sizes, parameters, out):
-    """The network's outputs (B,) for features (B, F): row by row, in float64, so that no row depends on how many there
-    are, as those of a matrix product of BLAS do."""
-    now, then = np.empty(sizes.max()), np.empty(sizes.max())
+def _forward(x, sizes, parameters, std_weight, out):
+    """The outputs (B,) for features (B, F) of the members, whose parameters are the rows of an (M, P): row by row, in float64, so
+    that no row depends on how many there are, as those of a matrix product of BLAS do."""
+    members = len(parameters)
+    now, then, each = np.empty(sizes.max()), np.empty(sizes.max()), np.empty(members)
     for i in range(len(x)):
-        for a in range(sizes[0]):
-            now[a] = x[i, a]
-        at = 0
-        for layer in range(len(sizes) - 1):
-            inputs, outputs = sizes[layer], sizes[layer + 1]
-            for j in range(outputs):
-                then[j] = parameters[at + inputs * outputs + j]
-            for a in range(inputs):
+        for m in range(members):
+            for a in range(sizes[0]):
+                now[a] = x[i, a]
+            at = 0
+            for layer in range(len(sizes) - 1):
+                inputs, outputs = sizes[layer], sizes[layer + 1]
                 for j in range(outputs):
-                    then[j] += now[a] * parameters[at + a * outputs + j]
-            at += inputs * outputs + outputs
-            for j in range(outputs):
-                linear = layer == len(sizes) - 2 or then[j] > 0
-                now[j] = then[j] if linear else SLOPE * then[j]
-        out[i] = now[0]
+                    then[j] = parameters[m, at + inputs * outputs + j]
+                for a in range(inputs):
+                    for j in range(outputs):
+                        then[j] += now[a] * parameters[m, at + a * outputs + j]
+                at += inputs * outputs + outputs
+                for j in range(outputs):
+                    linear = layer == len(sizes) - 2 or then[j] > 0
+                    now[j] = then[j] if linear else SLOPE * then[j]
+            each[m] = now[0]
+        out[i] = each.mean()
+        if members > 1 and std_weight != 0:
+            out[i] += std_weight * np.sqrt(((each - out[i]) ** 2).sum() / (members - 1))

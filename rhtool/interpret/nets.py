@@ -19,9 +19,10 @@ from typing import Any, ClassVar
 import numpy as np
 import safetensors.torch
 import torch
+from scipy.linalg import block_diag
 from torch import Tensor, nn
 
-from rhtool.envs.learned import SLOPE, RewardModel
+from rhtool.envs.learned import SLOPE, Layers, RewardModel
 from rhtool.errors import ConfigError
 from rhtool.interpret.rewards import Learned, RewardFunction
 from rhtool.interpret.transitions import Transitions
@@ -227,11 +228,15 @@ class MlpReward(RewardNet):
 
     @classmethod
     def of(cls, model: RewardModel) -> MlpReward:
-        """The same function as a model of task=rm_train, in float32."""
+        """The same function as a model of task=rm_train, in float32; of an ensemble the members side by side, and their mean.
+        Raises `ValueError` where the members' standard deviation counts."""
+        if model.std_weight and model.others:
+            raise ValueError("an ensemble's standard deviation is no network")
+        layers = side_by_side([model.layers, *model.others])
         net = cls(
             model.observation_shape,
             model.action,
-            hidden=[len(bias) for _, bias in model.layers[:-1]],
+            hidden=[len(bias) for _, bias in layers[:-1]],
             columns=model.columns,
             multiply=model.multiply,
             add=model.add,
@@ -240,7 +245,7 @@ class MlpReward(RewardNet):
         with torch.no_grad():
             net.offset.copy_(torch.as_tensor(model.offset))
             net.scale.copy_(torch.as_tensor(model.scale))
-            for linear, (weight, bias) in zip(net.linears(), model.layers, strict=True):
+            for linear, (weight, bias) in zip(net.linears(), layers, strict=True):
                 linear.weight.copy_(torch.as_tensor(weight))
                 linear.bias.copy_(torch.as_tensor(bias))
         return net
@@ -259,6 +264,19 @@ class MlpReward(RewardNet):
         return RewardModel(
             self.observation_shape, self.action, columns, offset, scale, numbers, self.multiply, self.add, self.about
         )
+
+
+def side_by_side(members: list[Layers]) -> Layers:
+    """One network whose output is the mean of those of several of the same sizes."""
+    made: Layers = []
+    for i, same in enumerate(zip(*members, strict=True)):
+        weights, biases = zip(*same, strict=True)
+        if i < len(members[0]) - 1:
+            made.append((block_diag(*weights) if i else np.concatenate(weights), np.concatenate(biases)))
+        else:
+            mean = np.concatenate(weights, axis=1) / len(members) if i else np.mean(weights, axis=0)
+            made.append((mean, np.mean(biases, axis=0)))
+    return made
 
 
 class CnnReward(RewardNet):
@@ -386,6 +404,11 @@ def network_of(name: str, function: RewardFunction) -> RewardNet:
     if isinstance(function, Network):
         return function.network
     if isinstance(function, Learned):
-        return MlpReward.of(function.model).eval()
+        try:
+            return MlpReward.of(function.model).eval()
+        except ValueError as error:
+            raise ConfigError(
+                f"the reward '{name}': {error}", "task.rewards", "learn one with task.std_weight=0"
+            ) from error
     mend = "name runs of task=rm_train; the environment's own rewards: learn them first, with task.labels=rewards"
     raise ConfigError(f"the reward '{name}' is no network to look into", "task.rewards", mend)

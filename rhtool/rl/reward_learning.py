@@ -1,17 +1,13 @@
 """A reward model from preferences between trajectory segments, to be an environment's learned proxy.
 
-Christiano et al. 2017, "Deep Reinforcement Learning from Human Preferences" (arXiv 1706.03741), section 2.2; the
-simulated labels are those of cassidylaidlaw/orpo, `LearnedRewardAlgorithm`: of two segments the first is preferred with
-
-    P = eps / 2 + (1 - eps) sigmoid(clip(m, -50, 50)),     m = rationality * (G_1 - G_2) / unit
-
-where G is the sum of the true rewards of a segment, and eps the share of labels that are coin tosses. The model's
-likelihood of a label has the same form, with the sum of its outputs f(s, a) in place of rationality * G / unit.
+Christiano et al. 2017, "Deep Reinforcement Learning from Human Preferences" (arXiv 1706.03741), section 2.2. The model's likelihood
+of a label has the form of the labels' own (`rhtool.rl.preferences`), with the sum of its outputs f(s, a) over a segment in place of
+rationality * G / unit. An ensemble is of networks with different initial weights, each fitted to a bootstrap sample of the pairs.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from itertools import pairwise
 from typing import Any
 
@@ -20,108 +16,14 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from rhtool.envs.learned import SLOPE, RewardModel, described
+from rhtool.envs.learned import SLOPE, Layers, RewardModel, described
 from rhtool.errors import RhtoolError
 from rhtool.hacking import correlation
 from rhtool.rl.learner import adam_state, set_adam_state
 from rhtool.rl.policy import Interface
+from rhtool.rl.preferences import Preferences, Segments, draw, log_likelihood, most_disputed, schedule
 from rhtool.rl.runner import Rollout
 from rhtool.run import Run
-
-CLIP = 50.0
-"""largest size of the argument of a sigmoid"""
-
-
-@dataclass
-class Segments:
-    """S trajectory segments of L steps."""
-
-    features: Tensor
-    """(S, L, F) float32: what a reward model sees of each step"""
-    true: np.ndarray
-    """(S, L) float64: true rewards"""
-    episode: np.ndarray
-    """(S,) int64: the episode from which a segment is"""
-
-    @property
-    def returns(self) -> np.ndarray:
-        """(S,) float64: undiscounted true returns."""
-        return self.true.sum(axis=1)
-
-
-def cut(model: RewardModel, rollouts: list[tuple[Rollout, Tensor]], length: int) -> Segments:
-    """Consecutive segments of `length` steps of the episodes of rollouts (with their masks, see `evaluation.rollout`);
-    what remains of an episode is dropped.
-
-    Raises:
-        RhtoolError: if no episode is long enough.
-    """
-    features, true, episode, episodes = [], [], [], 0
-    for steps, mask in rollouts:
-        done = steps.terminated | steps.truncated
-        number = done.int().cumsum(0) - done.int()
-        times = torch.arange(len(done))[:, None]
-        first = torch.cat([torch.ones_like(done[:1]), done[:-1]])
-        since = times - torch.where(first, times, 0).cummax(0).values
-        starts = mask & (since % length == 0)
-        starts[max(len(done) - length + 1, 0) :] = False
-        t, lane = starts.nonzero().T
-        whole = number[t + length - 1, lane] == number[t, lane]
-        t, lane = t[whole, None] + torch.arange(length), lane[whole, None].expand(-1, length)
-        obs, actions = (column[t, lane].flatten(0, 1).numpy() for column in (steps.obs, steps.actions))
-        features.append(torch.from_numpy(model.features(obs, actions)).unflatten(0, t.shape))
-        true.append(steps.true[t, lane].numpy())
-        names = lane[:, 0] * int(number.max() + 1) + number[t[:, 0], lane[:, 0]]
-        episode.append(episodes + np.unique(names.numpy(), return_inverse=True)[1])
-        episodes += len(np.unique(names.numpy()))
-    found = Segments(torch.cat(features), np.concatenate(true), np.concatenate(episode))
-    if not len(found.true):
-        raise RhtoolError(
-            f"no episode has {length} steps, of which a segment is made", "task.segment", "choose a smaller number"
-        )
-    return found
-
-
-@dataclass
-class Preferences:
-    """P labelled pairs of segments."""
-
-    first: Tensor
-    """(P,) int64: index of a segment"""
-    second: Tensor
-    """(P,) int64"""
-    label: Tensor
-    """(P,) float32: 1 if the first was preferred, 0 if the second"""
-    margin: np.ndarray
-    """(P,) float64: m, the log-odds of the first without noise"""
-
-
-def draw(
-    segments: Segments, candidates: np.ndarray, pairs: int, scale: float, noise: float, rng: np.random.Generator
-) -> Preferences:
-    """`pairs` pairs of two different segments among `candidates` (indices, at least two), drawn uniformly, and their labels.
-
-    `scale` is rationality / unit, `noise` eps.
-    """
-    first = rng.integers(len(candidates), size=pairs)
-    second = (first + rng.integers(1, len(candidates), size=pairs)) % len(candidates)
-    first, second = candidates[first], candidates[second]
-    margin = scale * (segments.returns[first] - segments.returns[second])
-    label = rng.random(pairs) < probability(margin, noise)
-    return Preferences(torch.from_numpy(first), torch.from_numpy(second), torch.from_numpy(label).float(), margin)
-
-
-def probability(margin: np.ndarray, noise: float) -> np.ndarray:
-    """P that the first is preferred, (P,) float64."""
-    return noise / 2 + (1 - noise) / (1 + np.exp(-np.clip(margin, -CLIP, CLIP)))
-
-
-def log_likelihood(margin: Tensor, label: Tensor, noise: float) -> Tensor:
-    """log P of the labels (P,) for margins (P,)."""
-    clipped = margin.clamp(-CLIP, CLIP)
-    chosen = nn.functional.logsigmoid(torch.where(label > 0.5, clipped, -clipped))
-    coin, judged = (torch.tensor(p, dtype=margin.dtype).log() for p in (noise / 2, 1 - noise))
-    return torch.logaddexp(coin.expand_as(chosen), judged + chosen)
 
 
 def empty_model(interface: Interface, hidden: list[int], shown: str = "all") -> RewardModel:
@@ -152,13 +54,13 @@ def network(model: RewardModel) -> nn.Sequential:
 
 
 class RewardLearning:
-    """The state of one run of reward learning; `iteration` is one pass over the preferences.
+    """The state of one run of reward learning; `iteration` is one pass over the preferences asked for so far.
 
-    Adam on the mean negative log-likelihood; its learning rate falls linearly to zero over the passes. Pairs are held out
-    by episode: no episode has segments on both sides.
+    Adam on the mean negative log-likelihood; its learning rate falls linearly to zero over all passes. Pairs are held out by
+    episode: no episode has segments on both sides. With several rounds, `task.passes` passes follow each.
 
     Args:
-        run: seed and the task's hyperparameters (`rhtool.tasks.rm_train.RmTrain`).
+        run: seed and the task's hyperparameters (`rhtool.tasks.rm_train.RmTrainControl`).
         model: the features, see `empty_model`.
         segments: what is compared.
 
@@ -168,56 +70,71 @@ class RewardLearning:
 
     def __init__(self, run: Run, model: RewardModel, segments: Segments):
         task = self.task = run.task
-        self.model, self.features = model, segments.features
+        self.seed, self.model, self.segments = run.seed, model, segments
         spread = float(segments.returns.std())
         rng = np.random.default_rng([run.seed, 30])
         episodes = rng.permutation(np.unique(segments.episode))
         held_out = np.isin(segments.episode, episodes[: round(task.validation * len(episodes))])
-        training, validation = np.flatnonzero(~held_out), np.flatnonzero(held_out)
-        if len(training) < 2 or not spread > 0:
+        self.candidates, validation = np.flatnonzero(~held_out), np.flatnonzero(held_out)
+        if len(self.candidates) < 2 or not spread > 0:
             raise RhtoolError(
-                f"{len(training)} segments, whose true returns have the standard deviation {spread}, are nothing to compare",
+                f"{len(self.candidates)} segments, whose returns have the standard deviation {spread}, are nothing to compare",
                 "task.policies",
                 "collect more episodes (task.episodes), of several policies, or cut them into shorter segments (task.segment)",
             )
         self.scale = task.rationality / (spread if task.unit == "std" else 1.0)
         """rationality / unit"""
         held = round(task.validation * task.preferences) if len(validation) > 1 else 0
-        count = max(task.preferences - held, 1)
-        self.training = draw(segments, training, count, self.scale, task.label_noise, rng)
+        self.counts = schedule(max(task.preferences - held, 1), task.rounds, task.first_share, task.schedule)
+        """questions of each round"""
+        self.training = draw(segments, self.candidates, max(self.counts[0], 1), self.scale, task.label_noise, rng)
         self.validation = draw(segments, validation, held, self.scale, task.label_noise, rng) if held else None
         with torch.random.fork_rng(devices=[]):
             torch.default_generator.manual_seed(run.seed)
-            self.network = network(model)
-        self.optimizer = torch.optim.Adam(self.network.parameters(), lr=task.lr, fused=True)
+            self.networks = nn.ModuleList(network(model) for _ in range(task.members))
+        self.optimizer = torch.optim.Adam(self.networks.parameters(), lr=task.lr, fused=True)
         self.generator = torch.Generator().manual_seed(run.seed)
         self.steps = self.passes = 0
         self.best, self.best_weights = float("inf"), self._weights()
 
-    def margins(self, pairs: Preferences, rows: Tensor | slice = slice(None)) -> Tensor:
-        """The model's log-odds of the first of each pair, (P,) float32."""
-        chosen = torch.stack([pairs.first[rows], pairs.second[rows]])
-        outputs = self.network(self.features[chosen]).squeeze(-1).sum(-1)
+    @property
+    def round(self) -> int:
+        """The round under way, or the next one between two."""
+        return self.passes // self.task.passes
+
+    def margins(self, pairs: Preferences) -> Tensor:
+        """Each member's log-odds of the first of each pair, (M, P) float32."""
+        return torch.stack([self._margins_of(network, pairs) for network in self.networks])
+
+    def _margins_of(self, network: nn.Module, pairs: Preferences) -> Tensor:
+        outputs = network(self.segments.features[torch.stack([pairs.first, pairs.second])]).squeeze(-1).sum(-1)
         return outputs[0] - outputs[1]
 
     def iteration(self) -> dict[str, float]:
         """One pass over the training preferences; returns its metrics."""
-        task, pairs = self.task, self.training
+        task = self.task
+        if self.round and self.passes % task.passes == 0:
+            self._ask()
         for group in self.optimizer.param_groups:
-            group["lr"] = task.lr * (1 - self.passes / task.passes)
-        count = len(pairs.label)
+            group["lr"] = task.lr * (1 - self.passes / (task.passes * task.rounds))
+        count, samples = len(self.training), self._samples()
         total, right = 0.0, 0.0
-        for rows in torch.randperm(count, generator=self.generator).split(task.minibatch):
-            margin, label = self.margins(pairs, rows), pairs.label[rows]
-            loss = -log_likelihood(margin, label, task.label_noise).mean()
+        orders = [sample[torch.randperm(count, generator=self.generator)] for sample in samples]
+        for rows in zip(*(order.split(task.minibatch) for order in orders), strict=True):
+            loss = torch.zeros(())
+            for network, own in zip(self.networks, rows, strict=True):
+                pairs = self.training[own]
+                margin = self._margins_of(network, pairs)
+                loss = loss - log_likelihood(margin, pairs.label, task.label_noise).mean()
+                right += float(((margin > 0) == (pairs.label > 0.5)).sum())
             self.optimizer.zero_grad(set_to_none=True)
             loss.backward()
             self.optimizer.step()
-            total += float(loss.detach()) * len(rows)
-            right += float(((margin > 0) == (label > 0.5)).sum())
-        self.steps += 2 * count * self.features.shape[1]
+            total += float(loss.detach()) * len(rows[0])
+        self.steps += 2 * count * task.members * self.segments.features.shape[1]
         self.passes += 1
-        metrics = {"steps": self.steps, "rm/loss": total / count, "rm/accuracy": right / count, **self._validate()}
+        metrics = {"steps": self.steps, "rm/preferences": count, "rm/loss": total / count / task.members}
+        metrics |= {"rm/accuracy": right / count / task.members, **self._validate()}
         loss = metrics.get("rm/validation_loss", -self.passes)  # nothing held out: the last pass
         if not np.isfinite(total):
             raise RhtoolError("the loss is not finite", "task.lr", "lower task.lr")
@@ -226,10 +143,31 @@ class RewardLearning:
         return metrics
 
     @torch.no_grad()
+    def _ask(self) -> None:
+        """Ask the questions of this round, of more pairs those about which the members disagree most."""
+        task, count = self.task, self.counts[self.round]
+        rng = np.random.default_rng([self.seed, 30, self.round])
+        active = task.selection != "random"
+        drawn = count * (task.oversampling if active else 1)
+        pairs = draw(self.segments, self.candidates, drawn, self.scale, task.label_noise, rng)
+        if active:
+            pairs = pairs[most_disputed(self.margins(pairs), count, task.selection)]
+        self.training = Preferences.concat([self.training, pairs])
+
+    def _samples(self) -> list[Tensor]:
+        """The rows of the training pairs to which each member is fitted: of an ensemble bootstrap samples."""
+        count = len(self.training)
+        if self.task.members == 1:
+            return [torch.arange(count)]
+        rngs = (np.random.default_rng([self.seed, 31, self.round, member]) for member in range(self.task.members))
+        return [torch.from_numpy(rng.integers(count, size=count)) for rng in rngs]
+
+    @torch.no_grad()
     def _validate(self) -> dict[str, float]:
         if (pairs := self.validation) is None:
             return {}
-        margin = self.margins(pairs)
+        each = self.margins(pairs)
+        margin = each.mean(0)
         apart = pairs.margin != 0
         metrics = {
             "rm/validation_loss": float(-log_likelihood(margin, pairs.label, self.task.label_noise).mean()),
@@ -238,6 +176,8 @@ class RewardLearning:
         if apart.any():
             agrees = (margin.numpy() > 0) == (pairs.margin > 0)
             metrics["rm/validation_agreement"] = float(agrees[apart].mean())
+        if len(each) > 1:
+            metrics["rm/disagreement"] = float(each.sigmoid().std(0).mean())
         return metrics
 
     def finish(
@@ -246,14 +186,18 @@ class RewardLearning:
         """The model with the weights of the pass with the least validation loss, in the unit of the proxy, and its metrics.
 
         Preferences between segments of equal length say nothing of a constant, and little of a unit: mean and standard
-        deviation of r(s, a) are made those of the environment's proxy on the base policy's `steps` (with their `mask`).
+        deviation of r(s, a) are made those of the environment's proxy on the base policy's `steps` (with their `mask`). Each
+        member of an ensemble has a constant of its own, which is made 0 there before they are compared.
         `about` is kept in the model's file, with the metrics.
         """
-        self.network.load_state_dict(self.best_weights)
-        layers = [layer for layer in self.network if isinstance(layer, nn.Linear)]
-        numbers = [(layer.weight.detach().numpy().copy(), layer.bias.detach().numpy().copy()) for layer in layers]
-        model = replace(self.model, layers=numbers)
-        outputs = model(steps.obs[mask].numpy(), steps.actions[mask].numpy())
+        self.networks.load_state_dict(self.best_weights)
+        obs, actions = steps.obs[mask].numpy(), steps.actions[mask].numpy()
+        members = [_numbers(network) for network in self.networks]
+        if len(members) > 1:
+            for member in members:
+                member[-1][1][:] -= np.float32(replace(self.model, layers=member)(obs, actions).mean())
+        model = replace(self.model, layers=members[0], others=members[1:], std_weight=self.task.std_weight)
+        outputs = model(obs, actions)
         proxy, true = steps.proxy[mask].numpy(), steps.true[mask].numpy()
         learned, own = correlation(outputs, true), correlation(proxy, true)
         metrics = {**self._validate(), "rm/correlation": learned.r, "rm/proxy_correlation": own.r}
@@ -267,7 +211,7 @@ class RewardLearning:
         return model, {"steps": self.steps, **metrics}
 
     def get_state(self) -> dict[str, Any]:
-        """Everything the next pass depends on; segments and preferences come from the seed."""
+        """Everything the next pass depends on; segments and the pairs held out come from the seed."""
         return {
             "weights": self._weights(),
             "best_weights": self.best_weights,
@@ -275,15 +219,23 @@ class RewardLearning:
             "optimizer": adam_state(self.optimizer),
             "generator": self.generator.get_state(),
             "counts": [self.steps, self.passes],
+            "pairs": {name: getattr(self.training, name) for name in ("first", "second", "label", "margin")},
         }
 
     def set_state(self, state: dict[str, Any]) -> None:
         """The inverse of `get_state`."""
-        self.network.load_state_dict(state["weights"])
+        self.networks.load_state_dict(state["weights"])
         self.best, self.best_weights = state["best"], state["best_weights"]
         set_adam_state(self.optimizer, state["optimizer"])
         self.generator.set_state(torch.as_tensor(state["generator"]))
         self.steps, self.passes = state["counts"]
+        self.training = Preferences(**state["pairs"])
 
     def _weights(self) -> dict[str, Tensor]:
-        return {name: x.detach().clone() for name, x in self.network.state_dict().items()}
+        return {name: x.detach().clone() for name, x in self.networks.state_dict().items()}
+
+
+def _numbers(network: nn.Sequential) -> Layers:
+    """The layers of a torch module, as a `RewardModel` has them."""
+    layers = [layer for layer in network if isinstance(layer, nn.Linear)]
+    return [(layer.weight.detach().numpy().copy(), layer.bias.detach().numpy().copy()) for layer in layers]

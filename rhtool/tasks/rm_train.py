@@ -99,6 +99,24 @@ class RmTrainControl(Task):
     """preferences of one gradient step"""
     lr: float = 1e-3
     """learning rate of Adam at the start; it falls linearly to zero"""
+    members: int = 1
+    """networks, each fitted to a bootstrap sample of the preferences: the model is their mean"""
+    std_weight: float = 0.0
+    """with members: of their standard deviation, added to their mean; below 0: a pessimist's reward"""
+    rounds: int = 1
+    """rounds in which the preferences are asked for; `passes` passes follow each"""
+    first_share: float = 0.1
+    """with rounds: the share asked for in the first one"""
+    schedule: str = choice("hyperbolic", "constant", "inverse_quadratic")
+    """with rounds: how many are asked for in the others: 1 / (1 + t), 1, 1 / (1 + t²), for t from 0 to 1"""
+    selection: str = choice("random", "logit", "probability", "label")
+    """with rounds and members: the pairs asked about: any, or those with the largest variance of this over the members"""
+    oversampling: int = 2
+    """with selection: pairs drawn for each one asked about"""
+    potential: str = ""
+    """directory of a run of task=orpo whose critic shapes what the teacher sums, by gamma V(s') - V(s); empty: it is not shaped"""
+    potential_gamma: float = 1.0
+    """discount of the shaping; with 1 a segment's return changes by its two ends alone"""
     of: str = choice("true", "proxy")
     """labels=rewards: which reward is learned"""
     sees: list[str] = field(default_factory=lambda: ["obs", "action"])
@@ -121,13 +139,26 @@ class RmTrainControl(Task):
         """Are the policies there, and the base policy?"""
         require_rl()
         check_ranges(self)
-        for name in ("segment", "preferences"):
+        for name in ("segment", "preferences", "members", "rounds", "oversampling"):
             if getattr(self, name) < 1:
                 raise ConfigError(f"{getattr(self, name)} is too small", f"task.{name}", "choose 1 or more")
         if not 0 <= self.label_noise <= 1:
             raise ConfigError(f"{self.label_noise} is not a share", "task.label_noise", "choose a number from 0 to 1")
         if not self.rationality > 0:
             raise ConfigError(f"{self.rationality} is too small", "task.rationality", "choose a number above 0")
+        if not 0 < self.first_share <= 1:
+            raise ConfigError(
+                f"{self.first_share} is not a share", "task.first_share", "choose a number above 0, up to 1"
+            )
+        if self.selection != "random" and (self.members == 1 or self.rounds == 1):
+            what = "one network has nobody to disagree with" if self.members == 1 else "all questions are asked at once"
+            mend = "add task.members=5 task.rounds=6, or leave it out"
+            raise ConfigError(what, f"task.selection={self.selection}", mend)
+        if self.std_weight and self.members == 1:
+            what = "one network has no standard deviation"
+            raise ConfigError(what, "task.std_weight", "add task.members=5, or leave it out")
+        if self.potential:
+            require_policy(self.potential, "task.potential")
         if self.zero_share is not None and not 0 <= self.zero_share <= 1:
             raise ConfigError(f"{self.zero_share} is not a share", "task.zero_share", "choose a number from 0 to 1")
         if self.network == "cnn" and self.labels != "rewards":
@@ -147,6 +178,7 @@ class RmTrainControl(Task):
     def inputs(self, run: Run) -> dict[str, str]:
         """The policies decide the result."""
         paths = {f"policy_{i}": path for i, path in enumerate(self.policies) if path != RANDOM}
+        paths |= {"potential": self.potential} if self.potential else {}
         needed = self.labels == "preferences" or not self.policies
         return {"base_policy": run.env.base_policy_path(), **paths} if needed else paths
 
@@ -201,7 +233,8 @@ class RmTrainControl(Task):
 
         from rhtool.rl import reward_learning
         from rhtool.rl.evaluation import rollout
-        from rhtool.rl.policy import interface_of
+        from rhtool.rl.policy import Policy, interface_of
+        from rhtool.rl.preferences import cut
         from rhtool.rl.process import set_up
 
         set_up(self.threads)
@@ -212,8 +245,10 @@ class RmTrainControl(Task):
             for path, seed in zip([*paths, run.env.base_policy_path()], streams, strict=True)
         )
         model = reward_learning.empty_model(interface, self.hidden, self.model_obs)
-        work = reward_learning.RewardLearning(run, model, reward_learning.cut(model, collected, self.segment))
-        for _ in run.loop(work, self.passes):
+        potential = Policy.load_for(run.env, self.potential) if self.potential else None
+        segments = cut(model, collected, self.segment, potential, self.potential_gamma)
+        work = reward_learning.RewardLearning(run, model, segments)
+        for _ in run.loop(work, self.passes * self.rounds):
             run.log(work.iteration())
         about = {"env": run.option("env"), "policies": paths, "seed": run.seed}
         model, metrics = work.finish(*base, about)

@@ -1,22 +1,38 @@
 """Reward models from preferences, against closed forms, the tables of tomato, and themselves uninterrupted."""
 
+import copy
 import json
 import math
 import signal
 import time
+from dataclasses import replace
 
 import numpy as np
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 
 from rhtool.checkpoints import Checkpoints
 from rhtool.config import compose
 from rhtool.envs.learned import RewardModel
 from rhtool.errors import ConfigError, RhtoolError
+from rhtool.interpret.nets import MlpReward
 from rhtool.rl.evaluation import rollout
 from rhtool.rl.orpo import Orpo
 from rhtool.rl.policy import Policy, interface_of
-from rhtool.rl.reward_learning import RewardLearning, Segments, cut, draw, empty_model, log_likelihood, probability
+from rhtool.rl.preferences import (
+    SCHEDULES,
+    SELECTIONS,
+    Segments,
+    cut,
+    draw,
+    log_likelihood,
+    most_disputed,
+    probability,
+    schedule,
+)
+from rhtool.rl.reward_learning import RewardLearning, empty_model
 from tests.envs.conftest import parameters
 from tests.rl.conftest import train, uniform
 
@@ -113,7 +129,7 @@ def test_a_linear_reward_is_found_up_to_the_unit_of_the_labels(noise):
     many = ("task.preferences=25000", "task.passes=12", "task.minibatch=256", "task.lr=0.03")
     work, weights = linear(*many, "task.rationality=3", f"task.label_noise={noise}")
     metrics = train(work, 12)[-1]
-    found, expected = work.network[0].weight.detach().numpy()[0], work.scale * weights
+    found, expected = work.networks[0][0].weight.detach().numpy()[0], work.scale * weights
     assert np.corrcoef(found, expected)[0, 1] > 0.995
     assert found @ expected / (expected @ expected) == pytest.approx(1, abs=0.1)
     assert metrics["rm/validation_agreement"] > 0.97
@@ -168,7 +184,7 @@ def test_the_saved_model_is_the_network_that_was_trained(name, tmp_path):
     again = RewardModel.load(tmp_path / "reward_model")
     obs, actions = steps.obs[mask].numpy(), steps.actions[mask].numpy()
     with torch.no_grad():
-        outputs = work.network(torch.from_numpy(found.features(obs, actions))).squeeze(-1).double().numpy()
+        outputs = work.networks[0](torch.from_numpy(found.features(obs, actions))).squeeze(-1).double().numpy()
     expected = found.multiply * outputs + found.add
     np.testing.assert_allclose(again(obs, actions), expected, atol=1e-5 * max(1, abs(expected).max()))
 
@@ -182,17 +198,121 @@ def test_the_saved_model_is_the_network_that_was_trained(name, tmp_path):
     np.testing.assert_array_equal(rolled.flat(rolled.proxy).numpy(), expected)
 
 
-def test_training_taken_up_from_a_checkpoint_is_training_that_was_never_stopped(tmp_path):
-    whole, _ = linear("task.preferences=300")
-    train(whole, 2)
-    Checkpoints(tmp_path).save(2, whole.get_state())
-    expected = train(whole, 3)
-    again, _ = linear("task.preferences=300")
+ACTIVE = ("task.members=3", "task.rounds=4", "task.passes=2", "task.selection=probability")
+
+
+@pytest.mark.parametrize("words", [(), ACTIVE], ids=["at once", "in rounds"])
+def test_training_taken_up_from_a_checkpoint_is_training_that_was_never_stopped(words, tmp_path):
+    whole, _ = linear("task.preferences=300", *words)
+    train(whole, 3)
+    Checkpoints(tmp_path).save(3, whole.get_state())
+    expected = train(whole, 4)
+    again, _ = linear("task.preferences=300", *words)
     again.set_state(Checkpoints(tmp_path).latest()[1])
-    assert train(again, 3) == expected
-    for state in ("network", "best_weights"):
-        a, b = (getattr(w, state) if state == "best_weights" else w.network.state_dict() for w in (again, whole))
+    assert train(again, 4) == expected
+    for state in ("networks", "best_weights"):
+        a, b = (getattr(w, state) if state == "best_weights" else w.networks.state_dict() for w in (again, whole))
         assert all(torch.equal(a[name], b[name]) for name in b)
+
+
+# Ensembles, and questions in rounds
+
+
+@given(st.integers(1, 10_000), st.integers(1, 30), st.floats(0.01, 1), st.sampled_from([*SCHEDULES]))
+def test_the_questions_of_all_rounds_are_as_many_as_asked_for(total, rounds, first_share, kind):
+    counts = schedule(total, rounds, first_share, kind)
+    assert sum(counts) == total and len(counts) == rounds and min(counts) >= 0
+
+
+def test_a_schedule_has_the_shape_of_its_name():
+    t = np.linspace(0, 1, 5)
+    for kind, weights in (("constant", t * 0 + 1), ("hyperbolic", 1 / (1 + t)), ("inverse_quadratic", 1 / (1 + t * t))):
+        first, *others = schedule(100_000, 6, 0.1, kind)
+        assert first == 10_000
+        np.testing.assert_allclose(others, 90_000 * weights / weights.sum(), atol=1)
+
+
+@pytest.mark.parametrize("by", SELECTIONS)
+def test_the_pairs_asked_about_are_those_with_the_largest_variance(by):
+    margins = torch.randn(5, 200, generator=torch.Generator().manual_seed(0)) * 3
+    of = {"logit": lambda m: m, "probability": lambda m: 1 / (1 + np.exp(-m)), "label": lambda m: (m > 0) * 1.0}[by]
+    spread = np.var(of(margins.double().numpy()), axis=0)
+    found = most_disputed(margins, 30, by).numpy()
+    assert len(set(found)) == 30
+    assert spread[found].min() >= np.delete(spread, found).max() - 1e-6
+
+
+def test_rounds_ask_about_what_the_members_dispute_and_end_with_all_questions():
+    """By logit: the pairs asked about in the second round are disputed more, before they are learnt, than others are."""
+    many = ("task.members=5", "task.rounds=3", "task.passes=4", "task.preferences=1000", "task.oversampling=5")
+    work, _ = linear(*many, "task.selection=logit", "task.lr=0.01")
+    train(work, 4)
+    before, first = [network.state_dict() for network in copy.deepcopy(work.networks)], len(work.training)
+    train(work, 1)
+    asked = work.training[torch.arange(first, len(work.training))]
+    for network, weights in zip(work.networks, before, strict=True):
+        network.load_state_dict(weights)
+    with torch.no_grad():
+        spread, usual = work.margins(asked).var(0).mean(), work.margins(work.validation).var(0).mean()
+    assert len(asked) == work.counts[1] and spread > 2 * usual
+    metrics = train(work, 7)[-1]
+    assert metrics["rm/preferences"] == sum(work.counts) == 800
+    assert metrics["rm/validation_agreement"] > 0.9
+
+
+def test_an_ensemble_is_its_members_mean_and_a_weight_of_their_deviation(tmp_path):
+    few = ("task.members=3", "task.hidden=[8,4]", "task.preferences=100", "task.std_weight=-0.5")
+    run = compose("task=rm_train", "env=tomato", *few)
+    model, segments = collect(run, 10, uniform(run.env))
+    work = RewardLearning(run, model, segments)
+    assert len({float(m["rm/disagreement"]) for m in train(work, 3)}) == 3
+    steps, mask = rollout(run.env, uniform(run.env), 5, seed=3)
+    found, _ = work.finish(steps, mask)
+    found.save(tmp_path)
+    again = RewardModel.load(tmp_path)
+    obs, actions = steps.obs[mask].numpy(), steps.actions[mask].numpy()
+    with torch.no_grad():
+        x = torch.from_numpy(found.features(obs, actions))
+        each = np.stack([network(x).squeeze(-1).double().numpy() for network in work.networks])
+    each -= each.mean(axis=1, keepdims=True)  # a member's own constant means nothing
+    expected = found.multiply * (each.mean(0) - 0.5 * each.std(0, ddof=1)) + found.add
+    np.testing.assert_allclose(again(obs, actions), expected, atol=1e-5)
+    with pytest.raises(ValueError, match="standard deviation"):
+        MlpReward.of(again)
+    mean = replace(again, std_weight=0.0)
+    side = MlpReward.of(mean)(obs=torch.from_numpy(obs).float(), action=torch.eye(model.action["n"])[actions])
+    np.testing.assert_allclose(side.detach().numpy(), mean(obs, actions), atol=1e-5)
+
+
+def test_a_potential_changes_a_segments_return_by_its_ends_alone():
+    """Ng, Harada, Russell 1999: with gamma 1 by Phi(last) - Phi(first), with another by the sum; 0 is the potential of an end."""
+    run = compose("task=rm_train", "env=maze", "task.segment=4", "env.horizon=11")
+    policy = uniform(run.env)
+    potential = Policy.fresh(interface_of(run.env), run.env.training, seed=3)
+    steps, mask = rollout(run.env, policy, 12, seed=0, lanes=5)
+    model = empty_model(interface_of(run.env), [8])
+    plain = cut(model, [(steps, mask)], 4)
+    value = potential.values(steps.flat(steps.obs)).view(steps.rewards.shape)
+    ends = steps.truncated.nonzero().tolist()
+    at_end = dict(zip(map(tuple, ends), potential.values(steps.final_obs).tolist(), strict=True))
+    for gamma in (1.0, 0.9):
+        change = (cut(model, [(steps, mask)], 4, potential, gamma).returns - plain.returns).tolist()
+        expected = []
+        for lane in range(5):
+            since = 0
+            for t in range(len(mask)):
+                since += 1
+                done = bool(steps.terminated[t, lane] or steps.truncated[t, lane])
+                if mask[t, lane] and since % 4 == 0:
+                    values = [float(v) for v in value[t - 3 : t + 1, lane]]
+                    after = at_end.get((t, lane), 0.0) if done else float(value[t + 1, lane])
+                    later = [*values[1:], after]
+                    expected.append(sum(gamma * b - a for a, b in zip(values, later, strict=True)))
+                    if gamma == 1:
+                        assert expected[-1] == pytest.approx(after - values[0], abs=1e-5)
+                since = 0 if done else since
+        assert len(expected) > 20
+        np.testing.assert_allclose(sorted(change), sorted(expected), atol=1e-5)
 
 
 def test_the_weights_that_are_kept_are_those_of_the_least_validation_loss():
@@ -218,6 +338,10 @@ def test_nothing_to_compare_is_said():
         ("label_noise=1.5", "not a share"),
         ("segment=0", "too small"),
         ("rationality=0", "too small"),
+        ("members=0", "too small"),
+        ("first_share=0", "not a share"),
+        ("selection=logit", "nobody to disagree"),
+        ("std_weight=-1", "no standard deviation"),
     ):
         with pytest.raises(ConfigError, match=message):
             compose("task=rm_train", "env=tomato", f"task.{word}").check()
