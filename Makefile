@@ -16,7 +16,7 @@ TABLES := tomato pandemic glucose traffic
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-18s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
-install: $(VENV)/.installed ## make .venv if there is none, and install rhtool with the extras rl, lm, rer, traffic, interpret, dev and track in it
+install: $(VENV)/.installed ## make .venv if there is none, and install rhtool with the extras rl, lm, rer, traffic, interpret, grids, dev and track in it
 
 # Debian's python3 may come without ensurepip: then its own pip installs the venv's.
 $(PYTHON):
@@ -25,7 +25,7 @@ $(PYTHON):
 
 $(VENV)/.installed: pyproject.toml constraints.txt | $(PYTHON)
 	$(PYTHON) -m pip install -c constraints.txt torch==2.13.0
-	DS_BUILD_OPS=0 $(PYTHON) -m pip install -c constraints.txt -e '.[rl,lm,rer,traffic,interpret,dev,track]'
+	DS_BUILD_OPS=0 $(PYTHON) -m pip install -c constraints.txt -e '.[rl,lm,rer,traffic,interpret,grids,dev,track]'
 	@touch $@
 
 test: $(INSTALLED) ## the tests

