@@ -74,7 +74,7 @@ def test_every_command_composes_and_reads_what_an_earlier_one_has_written(page, 
                 assert [word.split("=")[0] for word in args.overrides] == ["install"], line
                 continue
             assert not (args.cfg and args.multirun), f"{line}: Hydra takes one of --cfg and -m"
-            several = [w for w in args.overrides if "," in re.sub(r"[\[(].*?[\])]", "", quoted(w)) or "range(" in w]
+            several = [w for w in args.overrides if "," in re.sub(r"[\[({].*?[\])}]", "", quoted(w)) or "range(" in w]
             assert args.multirun or not several, line
             for word in args.overrides if in_block else ():
                 key, _, value = word.partition("=")
