@@ -149,7 +149,7 @@ class Slurm(Launcher):
             yield
 
     def _state(self, run: Run, waiting: set[str]) -> str:
-        if run.is_done():
+        if run.finished():
             return "done"
         if under_way(run.path):
             return "under way"
