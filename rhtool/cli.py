@@ -57,7 +57,7 @@ def command(argv: list[str]) -> int:
     if "--version" in argv:
         print(f"rhtool {__version__}")
         return 0
-    args = parse(argv)
+    args = parse(["task.watch=5" if word == "--watch" else word for word in argv])
     overrides = [quoted(override) for override in args.overrides]
     if args.help:
         from rhtool.help import help_text

@@ -228,6 +228,7 @@ class Run:
     def expect(self, total: int) -> None:
         """Note how many iterations there will be."""
         self._total = total
+        self._event("loop", iterations=total)
 
     def saved(self, done: int) -> None:
         """Note that there is a checkpoint after `done` iterations."""

@@ -51,12 +51,19 @@ def tasks() -> list[Task]:
 
 
 def jobs(folder: Path) -> tuple[list[dict[str, Any]], int]:
-    """The jobs of a submission, and how many of them a task does; none if it cannot be read."""
+    """The jobs of a submission, and how many of them a task does; none if it is not one that `launchers` wrote."""
     try:
         content = json.loads((folder / JOBS).read_text())
-        return content["jobs"], content["pack"]
+        found, pack = content["jobs"], content["pack"]
     except (OSError, ValueError, KeyError, TypeError):
         return [], 1
+    text = {"dir": str, "cwd": str, "plugins": str}
+    whole = isinstance(found, list) and type(pack) is int and pack > 0
+    for job in found if whole else ():
+        whole &= isinstance(job, dict) and all(isinstance(job.get(key), kind) for key, kind in text.items())
+        for key in ("words", "config_dirs"):
+            whole = whole and isinstance(job.get(key), list) and all(isinstance(word, str) for word in job[key])
+    return (found, pack) if whole else ([], 1)
 
 
 def by_directory(outputs: Path) -> dict[str, Task]:

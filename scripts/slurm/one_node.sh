@@ -67,7 +67,7 @@ SlurmdUser=root
 SlurmctldPort=$BASE
 SlurmdPort=$((BASE+1))
 AuthType=auth/munge
-AuthInfo=socket=$D/munge/sock
+AuthInfo=socket=$D/munge/sock,cred_expire=5
 CredType=cred/munge
 StateSaveLocation=$D/ctld
 SlurmdSpoolDir=$D/slurmd
