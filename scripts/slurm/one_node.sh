@@ -1,5 +1,6 @@
 #!/usr/bin/env bash
 # One-machine SLURM on loopback, no systemd, no cgroups. Debian 12 (slurm-wlm 22.05.8), run as root.
+#   one_node.sh install only install what is missing
 #   one_node.sh up      install what is missing, start munged [mariadbd slurmdbd] slurmctld slurmd, wait until the node is idle
 #   one_node.sh down    stop exactly the daemons this script started (by the pid files under its own directory)
 #   one_node.sh env     print the export line the clients (sbatch, submitit, hydra) need
@@ -148,8 +149,9 @@ down() {
 }
 
 case ${1:-up} in
+  install) install;;
   up) up;;
   down) down;;
   env) echo "export SLURM_CONF=$CONF";;
-  *) echo "usage: $0 up|down|env"; exit 2;;
+  *) echo "usage: $0 install|up|down|env"; exit 2;;
 esac
