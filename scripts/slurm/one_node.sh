@@ -1,17 +1,14 @@
 #!/usr/bin/env bash
 # One-machine SLURM on loopback, no systemd, no cgroups. Debian 12 (slurm-wlm 22.05.8), run as root.
 #   one_node.sh install only install what is missing
-#   one_node.sh up      install what is missing, start munged [mariadbd slurmdbd] slurmctld slurmd, wait until the node is idle
+#   one_node.sh up      install what is missing, start munged, slurmctld and slurmd, wait until the node is idle
 #   one_node.sh down    stop exactly the daemons this script started (by the pid files under its own directory)
 #   one_node.sh env     print the export line the clients (sbatch, submitit, hydra) need
-# Everything lives under $RHTOOL_SLURM_DIR (default ${TMPDIR:-/tmp}/rhtool-slurm): config, key, sockets, database, state, logs. /etc is not touched.
-# Accounting (mariadb + slurmdbd) is ON by default: submitit learns that a job died without writing its result
-# (hard exit, scancel, timeout, OOM) from sacct alone; with RHTOOL_SLURM_ACCT=0 such a sweep hangs for ever.
+# Everything lives under $RHTOOL_SLURM_DIR (default ${TMPDIR:-/tmp}/rhtool-slurm): config, key, sockets, state, logs. /etc is not touched.
 set -euo pipefail
 D=${RHTOOL_SLURM_DIR:-${TMPDIR:-/tmp}/rhtool-slurm}
-BASE=${RHTOOL_SLURM_PORT:-26817}                 # ctld=BASE, slurmd=BASE+1, slurmdbd=BASE+2, mariadb=BASE+3
+BASE=${RHTOOL_SLURM_PORT:-26817}                 # slurmctld; slurmd has the next one
 NCPU=${RHTOOL_SLURM_CPUS:-$(nproc)}
-ACCT=${RHTOOL_SLURM_ACCT:-1}
 HOST=$(hostname -s)
 CONF=$D/slurm.conf
 export SLURM_CONF=$CONF
@@ -24,8 +21,6 @@ install() {
   local need=()
   command -v slurmctld >/dev/null && command -v slurmd >/dev/null || need+=(slurm-wlm)
   command -v munged >/dev/null || need+=(munge)
-  [ "$ACCT" = 0 ] || { command -v slurmdbd >/dev/null || need+=(slurmdbd slurm-wlm-mysql-plugin)
-                       command -v mariadbd >/dev/null || need+=(mariadb-server); }
   [ ${#need[@]} = 0 ] && return
   apt-get update -qq
   DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends "${need[@]}"
@@ -35,31 +30,6 @@ configure() {
   mkdir -p "$D"/{munge,ctld,slurmd,log}
   chmod 755 "$D" "$D"/munge
   [ -s "$D/munge/key" ] || { dd if=/dev/urandom of="$D/munge/key" bs=128 count=1 status=none; chmod 400 "$D/munge/key"; }
-  local acct="AccountingStorageType=accounting_storage/none"
-  if [ "$ACCT" != 0 ]; then
-    acct="AccountingStorageType=accounting_storage/slurmdbd
-AccountingStorageHost=127.0.0.1
-AccountingStoragePort=$((BASE+2))
-AccountingStoragePass=$D/munge/sock"
-    ( umask 077; cat > "$D/slurmdbd.conf" <<C
-AuthType=auth/munge
-AuthInfo=socket=$D/munge/sock
-DbdHost=localhost
-DbdAddr=127.0.0.1
-DbdPort=$((BASE+2))
-SlurmUser=root
-PidFile=$D/slurmdbd.pid
-LogFile=$D/log/slurmdbd.log
-StorageType=accounting_storage/mysql
-StorageHost=127.0.0.1
-StoragePort=$((BASE+3))
-StorageUser=slurm
-StoragePass=slurm
-StorageLoc=slurm_acct_db
-C
-    )
-    chmod 600 "$D/slurmdbd.conf"
-  fi
   cat > "$CONF" <<C
 ClusterName=rh
 SlurmctldHost=$HOST(127.0.0.1)
@@ -88,7 +58,7 @@ ReturnToService=2
 MaxArraySize=1001
 MinJobAge=600
 KillWait=5
-$acct
+AccountingStorageType=accounting_storage/none
 SlurmdParameters=config_overrides
 NodeName=$HOST NodeAddr=127.0.0.1 CPUs=$NCPU RealMemory=${RHTOOL_SLURM_MEM_MB:-8000} State=UNKNOWN
 PartitionName=debug Nodes=$HOST Default=YES MaxTime=INFINITE State=UP
@@ -98,31 +68,12 @@ C
   printf 'CgroupPlugin=cgroup/v1\nCgroupAutomount=no\n' > "$D/cgroup.conf"
 }
 
-start_db() {
-  local my=(mariadbd --no-defaults --user=root --datadir="$D/mysql" --socket="$D/mysql.sock" --pid-file="$D/mariadb.pid"
-            --bind-address=127.0.0.1 --port=$((BASE+3)) --innodb-buffer-pool-size=64M --innodb-log-file-size=16M
-            --innodb-lock-wait-timeout=900 --log-error="$D/log/mariadb.log" --skip-name-resolve)
-  [ -d "$D/mysql/mysql" ] || mariadb-install-db --no-defaults --user=root --datadir="$D/mysql" \
-      --auth-root-authentication-method=socket --skip-test-db > "$D/log/mariadb-install.log" 2>&1 \
-      || die "mariadb-install-db" "$D/log/mariadb-install.log"
-  alive "$D/mariadb.pid" || { setsid "${my[@]}" < /dev/null > /dev/null 2>&1 & }
-  for i in $(seq 120); do mariadb-admin --no-defaults -S "$D/mysql.sock" ping >/dev/null 2>&1 && break; sleep 0.25; done
-  mariadb --no-defaults -S "$D/mysql.sock" -e "
-    create database if not exists slurm_acct_db;
-    create user if not exists 'slurm'@'127.0.0.1' identified by 'slurm';
-    grant all on slurm_acct_db.* to 'slurm'@'127.0.0.1';" || die "mariadb never answered" "$D/log/mariadb.log"
-  alive "$D/slurmdbd.pid" || slurmdbd || die "slurmdbd" "$D/log/slurmdbd.log"
-  for i in $(seq 120); do sacctmgr -n -P show cluster >/dev/null 2>&1 && break; sleep 0.25; done
-  sacctmgr -n -P show cluster format=cluster | grep -qx rh || sacctmgr -i add cluster rh >/dev/null || die "cluster" "$D/log/slurmdbd.log"
-}
-
 up() {
   install
   configure
   alive "$D/munge/pid" || munged --force --key-file="$D/munge/key" --socket="$D/munge/sock" \
       --pid-file="$D/munge/pid" --log-file="$D/munge/log" --seed-file="$D/munge/seed" --num-threads=2
   munge -n -S "$D/munge/sock" | unmunge -S "$D/munge/sock" | grep -q 'Success' || die "munge does not decode" "$D/munge/log"
-  [ "$ACCT" = 0 ] || start_db
   alive "$D/slurmctld.pid" || slurmctld -f "$CONF" || die slurmctld "$D/log/slurmctld.log"
   alive "$D/slurmd.pid"    || slurmd -f "$CONF" -N "$HOST" || die slurmd "$D/log/slurmd.log"
   local s=
@@ -136,7 +87,7 @@ up() {
 
 down() {
   if command -v scancel >/dev/null && alive "$D/slurmctld.pid"; then scancel -u root 2>/dev/null || true; sleep 1; fi
-  for p in slurmd.pid slurmctld.pid slurmdbd.pid mariadb.pid munge/pid; do
+  for p in slurmd.pid slurmctld.pid munge/pid; do
     local f=$D/$p pid
     if alive "$f"; then
       pid=$(cat "$f"); kill "$pid"
