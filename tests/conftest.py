@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import json
 import multiprocessing
 import os
@@ -15,6 +16,9 @@ import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
 PLUGIN = ROOT / "tests" / "plugin"
+
+
+gc.set_threshold(50_000, 20, 50)  # composing makes many objects; looking through all of torch's each time is a quarter of it
 
 
 class CommandLine:

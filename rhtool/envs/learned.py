@@ -51,12 +51,12 @@ class RewardModel:
     """of the network, or of an ensemble's first member"""
     multiply: float = 1.0
     add: float = 0.0
+    about: dict[str, Any] = field(default_factory=dict)
+    """what the model was made of, JSON values"""
     others: list[Layers] = field(default_factory=list)
     """of an ensemble's further members; their layers have the sizes of the first one's"""
     std_weight: float = 0.0
     """below 0: what the members disagree about is worth less (their standard deviation is that of n - 1)"""
-    about: dict[str, Any] = field(default_factory=dict)
-    """what the model was made of, JSON values"""
 
     def __post_init__(self) -> None:
         sizes = [len(self.offset), *(len(bias) for _, bias in self.layers)]

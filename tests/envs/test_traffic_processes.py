@@ -70,7 +70,15 @@ def alive(pid: int) -> bool:
 @pytest.mark.parametrize("end", ["raise", signal.SIGINT, signal.SIGTERM, signal.SIGKILL])
 def test_no_process_is_left_behind(backend, end):
     process = python(
-        "-c", SLEEPER, backend, str(end), stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, start_new_session=True
+        "-c",
+        SLEEPER,
+        backend,
+        str(end),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+        start_new_session=True,
+        # as from a terminal: a shell starts background processes with SIGINT ignored
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
     )
     below: set[int] = set()
     try:

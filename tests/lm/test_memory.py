@@ -143,6 +143,7 @@ def test_reward_models_are_held_too(tmp_path):
 
 
 def test_what_is_not_here_is_named_with_the_command_that_fetches_it(tmp_path, monkeypatch):
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)  # else it asks the hub again and again
     with pytest.raises(memory.Unknown, match=r"config.json is not here") as error:
         memory.of_sft(compose("task=sft", "data=toy", "model=pretrained", "model.path=nobody/nothing"))
     assert error.value.mend == "hf download nobody/nothing config.json"
