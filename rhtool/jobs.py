@@ -76,7 +76,8 @@ def main(folder: Path) -> int:
     if jobs.received == signal.SIGUSR2 and any(code == 128 + signal.SIGUSR2 for code in codes):
         if restarts < content["max_requeues"]:
             print(f"requeued, {restarts + 1} of at most {content['max_requeues']} times", flush=True)
-            said(["scontrol", "requeue", os.environ["SLURM_JOB_ID"]])
+            # Not SLURM_JOB_ID, which for an array's last task is that of the whole array.
+            said(["scontrol", "requeue", "{SLURM_ARRAY_JOB_ID}_{SLURM_ARRAY_TASK_ID}".format(**os.environ)])
             time.sleep(60)  # until SLURM ends this step
         print("the time limit has come too often (hydra.launcher.max_requeues)", flush=True)
     return max((abs(code) for code in codes), default=0)
