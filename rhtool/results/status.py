@@ -24,15 +24,14 @@ TAIL = 2**16
 """bytes of events.jsonl that are looked at"""
 
 
-def read(outputs: str | Path) -> pd.DataFrame:
+def read(outputs: str | Path, queued: dict[str, slurm.Task]) -> pd.DataFrame:
     """`rows.read`, with a row for every job that was submitted, and the columns `task_id` and `waits_for`.
 
-    `status` is that of `rows.read`, but `pending` for what is in the queue and not running, be it new or to go on.
-    Raises `RhtoolError` if SLURM is there and does not answer.
+    `status` is that of `rows.read`, but `pending` for what is in the queue (`slurm.by_directory`) and not running, be it new or to
+    go on.
     """
     root = Path(outputs)
     rows = read_rows(root)
-    queued = slurm.by_directory(root)
     known = {os.path.realpath(root / path): i for i, path in enumerate(rows.path) if path}
     rows["task_id"], rows["waits_for"] = "", ""
     statuses, ids, reasons = rows.status.tolist(), rows.task_id.tolist(), rows.waits_for.tolist()

@@ -27,20 +27,25 @@ class Status(Task):
     """seconds after which to look again, until nothing runs or waits; 0: look once. --watch is task.watch=5"""
 
     def run(self, run: Run) -> dict[str, float]:
-        """Print it. Raises `RhtoolError` if there is nothing, or SLURM does not answer."""
+        """Print it. Raises `RhtoolError` if there is nothing."""
+        from rhtool import slurm
         from rhtool.results import status
 
         if self.shown < 0 or self.watch < 0:
             raise ConfigError("a number below 0", "task.shown, task.watch", "choose 0 or more")
         outputs = Path(self.runs or run.outputs)
         while True:
-            rows = status.read(outputs)
+            try:
+                queued, silent = slurm.by_directory(outputs), ""
+            except RhtoolError as error:
+                queued, silent = {}, f"\n\nthe queue is not known: {error.what.splitlines()[0]}"
+            rows = status.read(outputs, queued)
             if rows.empty:
                 what = "there is no run" if outputs.is_dir() else "there is no such directory"
                 raise RhtoolError(what, str(outputs), "make one: rhtool task=orpo env=tomato scale=smoke")
             text = "\n".join(status.lines(outputs, rows, self.shown))
             clear = "\033[H\033[2J" if self.watch and sys.stdout.isatty() else ""
-            print(clear + text, flush=True)
+            print(clear + text + silent, flush=True)
             if not self.watch or not set(rows.status) & {"running", "pending"}:
                 return {}
             time.sleep(self.watch)
