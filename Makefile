@@ -11,12 +11,12 @@ export PATH := $(abspath $(VENV))/bin:$(PATH)
 TABLES := tomato pandemic glucose traffic
 
 .DEFAULT_GOAL := help
-.PHONY: help install test lint demo demo-rlhf demo-rer demo-morlaif demo-interpret smoke bench clean $(addprefix reproduce-,$(TABLES))
+.PHONY: help install test test-slurm lint demo demo-rlhf demo-rer demo-morlaif demo-interpret smoke bench clean $(addprefix reproduce-,$(TABLES))
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-18s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
-install: $(VENV)/.installed ## make .venv if there is none, and install rhtool with the extras rl, lm, rer, traffic, interpret, grids, dev and track in it
+install: $(VENV)/.installed ## make .venv if there is none, and install rhtool with the extras rl, lm, rer, traffic, interpret, grids, slurm, dev and track in it
 
 # Debian's python3 may come without ensurepip: then its own pip installs the venv's.
 $(PYTHON):
@@ -25,11 +25,15 @@ $(PYTHON):
 
 $(VENV)/.installed: pyproject.toml constraints.txt | $(PYTHON)
 	$(PYTHON) -m pip install -c constraints.txt torch==2.13.0
-	DS_BUILD_OPS=0 $(PYTHON) -m pip install -c constraints.txt -e '.[rl,lm,rer,traffic,interpret,grids,dev,track]'
+	DS_BUILD_OPS=0 $(PYTHON) -m pip install -c constraints.txt -e '.[rl,lm,rer,traffic,interpret,grids,slurm,dev,track]'
 	@touch $@
 
 test: $(INSTALLED) ## the tests
 	OMP_NUM_THREADS=1 $(PYTHON) -m pytest -n 2
+
+test-slurm: $(INSTALLED) ## the tests that need a SLURM, on one of a single node that is brought up for them (Debian, root)
+	bash scripts/slurm/one_node.sh install
+	OMP_NUM_THREADS=1 $(PYTHON) -m pytest -m slurm
 
 lint: $(INSTALLED) ## the style of the source
 	$(PYTHON) -m ruff check .

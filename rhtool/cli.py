@@ -16,9 +16,10 @@ from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig
 
 from rhtool import __version__
-from rhtool.config import CONF, check_config_dir, compose_all, explained, from_config, quoted, register
+from rhtool.config import CONF, check_config_dir, compose_all, explained, from_config, launcher, quoted, register
 from rhtool.errors import ConfigError, RhtoolError
 from rhtool.identity import differences, identity
+from rhtool.launchers import Local
 from rhtool.locks import UnderWay
 from rhtool.records import outcome
 from rhtool.run import Run
@@ -56,7 +57,7 @@ def command(argv: list[str]) -> int:
     if "--version" in argv:
         print(f"rhtool {__version__}")
         return 0
-    args = parse(argv)
+    args = parse(["task.watch=5" if word == "--watch" else word for word in argv])
     overrides = [quoted(override) for override in args.overrides]
     if args.help:
         from rhtool.help import help_text
@@ -77,10 +78,17 @@ def command(argv: list[str]) -> int:
         main()
         return 0
     errors: dict[str, Exception] = {}
+    ours = launcher() if runs else None
+    if ours and not args.multirun:
+        raise ConfigError("a launcher takes a sweep", "hydra/launcher", "add -m")
     here = not args.multirun or (runs and HydraConfig.get().runtime.choices["hydra/launcher"] == "basic")
     if args.multirun and (code := refused(runs, here)):
         return code
-    if here:
+    if ours:
+        ours.launch(runs)
+        if runs[0].submit == "detach" and not isinstance(ours, Local):
+            return 0
+    elif here:
         for number, run in enumerate(runs):
             if error := attempt(run):
                 errors[run.dir or f"job {number}"] = error

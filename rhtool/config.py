@@ -39,6 +39,7 @@ from rhtool.errors import ConfigError, nearest
 from rhtool.feedback.base import Feedback
 from rhtool.identity import flatten
 from rhtool.interpret.base import Method
+from rhtool.launchers import LAUNCHERS, Launcher
 from rhtool.loggers import Logger
 from rhtool.models import Model
 from rhtool.rewards.base import Reward
@@ -107,6 +108,7 @@ def register() -> None:
     found = {Run: ("", "schema", Run(**{group: base() for group, base in GROUPS.items()}))}
     for group, base in GROUPS.items():
         found |= {cls: (f"schema/{group}", option_name(cls), cls) for cls in [base, *subclasses(base)]}
+    found |= {cls: ("hydra/launcher", name, cls) for name, cls in LAUNCHERS.items()}
     there = _stored.setdefault(store, set())
     for cls, (group, name, node) in found.items():
         if cls not in there:
@@ -204,6 +206,12 @@ def compose_all(overrides: Sequence[str], multirun: bool = False, config_dir: st
     for error in wrong.values():
         raise error
     return runs
+
+
+def launcher() -> Launcher | None:
+    """That of what was composed last; None if it is one of Hydra's."""
+    found = OmegaConf.to_object(HydraConfig.get().launcher)
+    return found if isinstance(found, Launcher) else None
 
 
 def check_config_dir(directory: str | None) -> None:

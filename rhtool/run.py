@@ -3,7 +3,7 @@
     outputs/<experiment or task>/<env>/<divergence>-coeff=<c>[-tuned keys]/seed=<n>/
         config.yaml       everything that was composed, resolved
         provenance.json   identity and fingerprint; of every attempt: versions, command, host, threads, git
-        metrics.csv       a row per iteration          events.jsonl   start, resume, checkpoint, signal, done, failed
+        metrics.csv       a row per iteration          events.jsonl   start, loop, resume, checkpoint, signal, done, failed
         run.log           what was logged              checkpoints/   safetensors + JSON, the last two
         result.json       status, metrics, steps, seconds; written last, atomically
         figures/          .old/<n>/ what `fresh=true` moved aside
@@ -47,7 +47,7 @@ from rhtool.models import Model
 from rhtool.progress import Progress, diagnosis, headline
 from rhtool.records import PROVENANCE, RESULT, SCHEMA, provenance_of, result_of, set_aside
 from rhtool.rewards.base import Reward
-from rhtool.schema import check_choices, check_numbers, incidental, option_name
+from rhtool.schema import check_choices, check_numbers, incidental, incidental_choice, option_name
 from rhtool.signals import Signals, Stopped
 from rhtool.tasks.base import Task
 
@@ -98,6 +98,8 @@ class Run:
     """directory under which runs make their directories"""
     checkpoint_every: float = incidental(60.0)
     """seconds between checkpoints; one is also written at the end and at SIGTERM, SIGINT and SIGUSR2"""
+    submit: str = incidental_choice("wait", "detach")
+    """with a launcher that submits, like hydra/launcher=slurm: wait for the jobs, or return when they are submitted"""
     dir: str = incidental("")
     """the run's directory; empty: named after the task, the groups it uses and what was tuned"""
 
@@ -139,14 +141,14 @@ class Run:
         if not self.task.uses:
             self._check()
             return self.task.run(self)
-        if not (result := self._finished()):
+        if not (result := self.finished()):
             try:
                 self.path.mkdir(parents=True, exist_ok=True)
             except OSError as error:
                 what = f"the run's directory cannot be made: {error.strerror}"
                 raise RhtoolError(what, str(self.path), "give another: outputs=... or dir=...") from error
             with lock(self.path / LOCK):
-                if not (result := self._finished()):  # by the process that had the lock until now
+                if not (result := self.finished()):  # by the process that had the lock until now
                     return self._attempt()
         Progress.line(f"done, skipped  {self.name}")
         return result
@@ -157,7 +159,7 @@ class Run:
         A run that is done or under way in another process needs no check: it will not start.
         """
         self.check_values()
-        if not self.task.uses or not (under_way(self.path) or self._finished()):
+        if not self.task.uses or not (under_way(self.path) or self.finished()):
             self._check()
 
     def check_values(self) -> None:
@@ -226,6 +228,7 @@ class Run:
     def expect(self, total: int) -> None:
         """Note how many iterations there will be."""
         self._total = total
+        self._event("loop", iterations=total)
 
     def saved(self, done: int) -> None:
         """Note that there is a checkpoint after `done` iterations."""
@@ -247,7 +250,7 @@ class Run:
                     "wait until it is done, or copy one of its checkpoints and give that",
                 )
 
-    def _finished(self) -> dict[str, Any] | None:
+    def finished(self) -> dict[str, Any] | None:
         """The result of a finished run of this very configuration; an error if the directory holds another one.
 
         A run that never got past its check made nothing, so its directory is free for any other.

@@ -35,6 +35,11 @@ def incidental(default: Any) -> Any:
     return field(metadata={"incidental": True}, **factory)
 
 
+def incidental_choice(default: str, *others: str) -> Any:
+    """A `choice` that is `incidental`."""
+    return field(default=default, metadata={"choices": (default, *others), "incidental": True})
+
+
 def option_name(cls: type) -> str:
     """`SqrtChi2` -> `sqrt_chi2`: the option, the file, the papers' word. A class attribute `name` says otherwise."""
     return cls.__dict__.get("name") or re.sub(r"(?<=[a-z0-9])(?=[A-Z])", "_", cls.__name__).lower()

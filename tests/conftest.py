@@ -18,7 +18,9 @@ ROOT = Path(__file__).resolve().parents[1]
 PLUGIN = ROOT / "tests" / "plugin"
 
 
-gc.set_threshold(50_000, 20, 50)  # composing makes many objects; looking through all of torch's each time is a quarter of it
+gc.set_threshold(
+    50_000, 20, 50
+)  # composing makes many objects; looking through all of torch's each time is a quarter of it
 
 
 class CommandLine:

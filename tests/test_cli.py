@@ -263,9 +263,8 @@ def test_doctor_examines_and_mends(rhtool: CommandLine) -> None:
 
 
 def test_submitted_jobs_use_the_same_directories(rhtool: CommandLine) -> None:
-    pytest.importorskip("hydra_plugins.hydra_submitit_launcher")
     line = "task=counter task.lr=1e-3 task.iterations=2 -m task.fail_at=-1,1"
-    done = rhtool(f"{line} hydra/launcher=submitit_local")
+    done = rhtool(f"{line} hydra/launcher=local")
     assert done.returncode == 1, done.stderr
     assert "task.fail_at=1-task.iterations=2/seed=0  ValueError: the walk hit a wall" in done.stderr
     assert rhtool.result(f"{RUNS}/none-coeff=0-task.iterations=2/seed=0")["status"] == "done"

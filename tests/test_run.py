@@ -208,7 +208,7 @@ def test_what_a_run_leaves(compose: Callable) -> None:
     assert {key: done[key] for key in expected} == expected
     assert done["metrics"]["proxy/return"] is None  # nan has no place in JSON
     assert done["metrics"]["true/return"] == float(rows(run.path)[-1]["true/return"])
-    assert events(run.path) == ["start", "checkpoint", "done"]
+    assert events(run.path) == ["start", "loop", "checkpoint", "done"]
     assert (
         "lr: 0.5" in (run.path / "config.yaml").read_text() and "task=counter" in (run.path / "config.yaml").read_text()
     )

@@ -41,7 +41,7 @@ def read(outputs: str | Path) -> pd.DataFrame:
     (`"task.lr=0.001"`, and `AUTO`). `status` is one of
 
     - `done`, `failed`: as `result.json` says, with its `reason`;
-    - `running`: another process holds the lock; `steps` and `iteration` say how far it is;
+    - `running`: another process holds the lock; `steps`, `iteration` and `seconds` say how far it is;
     - `interrupted`: no result and nobody at work on it;
     - `missing`: no directory, but the same method has this seed at another coeff;
     - `damaged`: `reason` names the file and what is wrong with it, or the run of which this one is a copy.
@@ -171,7 +171,7 @@ def _number(value: Any) -> float | None:
 
 
 def _progress(path: Path) -> dict[str, float]:
-    """`steps` and `iteration` of the last whole line of metrics.csv, from its first and its last few kilobytes."""
+    """`steps`, `iteration` and `seconds` of the last whole line of metrics.csv, from its first and its last few kilobytes."""
     try:
         with open(path / "metrics.csv", "rb") as file:
             header = file.readline()
@@ -185,7 +185,9 @@ def _progress(path: Path) -> dict[str, float]:
         values = line.decode(errors="replace").strip().split(",")
         if len(values) == len(names):
             row = dict(zip(names, values, strict=True))
-            return {key: number for key in ("steps", "iteration") if (number := _number(row.get(key))) is not None}
+            named = {"steps": "steps", "iteration": "iteration", "seconds": "time/seconds"}
+            found = {column: _number(row.get(key)) for column, key in named.items()}
+            return {column: number for column, number in found.items() if number is not None}
     return {}
 
 

@@ -150,8 +150,8 @@ def test_a_run_that_a_signal_stopped_ends_as_one_that_was_not(cls, sft_run, tmp_
     assert heard <= {*LOOPBACK}
     assert not multiprocessing.active_children()
     events = [json.loads(line) for line in (tmp_path / "stopped" / "events.jsonl").read_text().splitlines()]
-    assert [event["event"] for event in events] == ["start", "checkpoint", "signal"]
-    assert 1 <= events[1]["iteration"] < 3
+    assert [event["event"] for event in events] == ["start", "loop", "checkpoint", "signal"]
+    assert 1 <= events[2]["iteration"] < 3
     run_of("rlhf_ppo", tmp_path / "stopped", spread(cls), sft_run).execute()
     if cls is Fsdp:
         alike(alone("rlhf_ppo"), tmp_path / "stopped", **ROUNDING)
