@@ -42,13 +42,13 @@ lint: $(INSTALLED) ## the style of the source
 demo: $(INSTALLED) ## a policy that hacks its reward, and one that is kept from it, in a few minutes
 	bash scripts/demo.sh
 
-demo-rlhf: $(INSTALLED) ## the same of a language model: RLHF on a small generated language, in about fifteen minutes
+demo-rlhf: $(INSTALLED) ## the same of a language model: RLHF on a small generated language, in under twenty minutes
 	bash scripts/demo_rlhf.sh
 
-demo-rer: $(INSTALLED) ## rewards of features that one can read: one that is hacked, and one that is not; about ten minutes
+demo-rer: $(INSTALLED) ## rewards of features that one can read: one that is hacked, and one that is not; about five minutes
 	bash scripts/demo_rer.sh
 
-demo-morlaif: $(INSTALLED) ## principles, their models, their weights, and policies under seven ways to combine them; about ten minutes
+demo-morlaif: $(INSTALLED) ## principles, their models, their weights, and policies under seven ways to combine them; about eight minutes
 	bash scripts/demo_morlaif.sh
 
 demo-interpret: $(INSTALLED) ## what hacked rewards pay for that the true ones do not, in reports of one page each; about five minutes
