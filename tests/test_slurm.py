@@ -18,6 +18,8 @@ from tests.conftest import ROOT, CommandLine
 pytestmark = [pytest.mark.slurm, pytest.mark.slow]
 SCRIPT = ROOT / "scripts" / "slurm" / "one_node.sh"
 PATIENCE = 300.0
+WORKER = int(os.environ.get("PYTEST_XDIST_WORKER", "gw0").removeprefix("gw"))
+"""each of pytest's workers has a cluster of its own"""
 RUNS = "counter/tomato/none-coeff=0-task.iterations=10"
 """where the runs of a sweep are, in outputs"""
 
@@ -30,9 +32,10 @@ def cluster(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
     here = {
         "RHTOOL_SLURM_DIR": str(tmp_path_factory.mktemp("slurm")),
         "RHTOOL_SLURM_CPUS": "16",
-        "RHTOOL_SLURM_PORT": "27817",
+        "RHTOOL_SLURM_PORT": str(27817 + 10 * WORKER),
     }
-    subprocess.run(["bash", SCRIPT, "up"], env=os.environ | here, check=True, capture_output=True)
+    up = subprocess.run(["bash", SCRIPT, "up"], env=os.environ | here, capture_output=True, text=True)
+    assert up.returncode == 0, up.stderr
     yield {"SLURM_CONF": f"{here['RHTOOL_SLURM_DIR']}/slurm.conf"}
     subprocess.run(["bash", SCRIPT, "down"], env=os.environ | here, check=True, capture_output=True)
 
