@@ -32,7 +32,7 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from rhtool.accelerate import Accelerate, Single
+from rhtool.accelerate import Accelerate, Ray, Single
 from rhtool.checkpoints import Checkpoints, write_atomic
 from rhtool.data.base import Data
 from rhtool.divergences import Divergence, NoDivergence
@@ -87,6 +87,7 @@ class Run:
     scale: Scale = field(default_factory=Scale)
     logger: Logger = field(default_factory=NoLogger)
     accelerate: Accelerate = field(default_factory=Single)
+    ray: Ray = field(default_factory=Ray)
     coeff: float | int | str = 0.0
     """strength of the regularisation, in the papers' scale-free unit: it is multiplied by the environment's reward_std
     or reward_mean; auto: what the divergence's theory says, for the correlation and sigma measured under the base policy"""
@@ -112,6 +113,7 @@ class Run:
         """{key: value} of what the command line changed besides the groups, coeff and seed; sorted"""
         self.overrides: list[str] | None = None
         """the overrides that compose this very run, in Hydra's grammar; None for a run that no command line made"""
+        self._progress: Progress | None = None
         self.config_dirs: list[str] = []
         """directories of YAML files besides the shipped ones: `--config-dir`"""
 
@@ -229,6 +231,13 @@ class Run:
         """Note how many iterations there will be."""
         self._total = total
         self._event("loop", iterations=total)
+
+    def lost(self, what: str) -> None:
+        """Note that a part of the run was lost and made anew."""
+        log.warning("lost, and made anew: %s", what)
+        if self._progress:
+            self._event("lost", what=what)
+            self._progress.line(f"lost, and made anew  {self.name}  {what}")
 
     def saved(self, done: int) -> None:
         """Note that there is a checkpoint after `done` iterations."""
