@@ -202,7 +202,14 @@ def _elsewhere(run: Run, group: Group, count: int) -> Iterator[subprocess.Popen]
     """srun, which starts the ranks of the other `count` nodes; they end with the context."""
     about = run.path / LOGS / OTHERS
     write_atomic(about, json.dumps({"group": dataclasses.asdict(group), "job": job_of(run)}).encode())
-    words = ["srun", "--overlap", f"--nodes={count}", f"--ntasks={count}", "--ntasks-per-node=1", "--kill-on-bad-exit=1"]
+    words = [
+        "srun",
+        "--overlap",
+        f"--nodes={count}",
+        f"--ntasks={count}",
+        "--ntasks-per-node=1",
+        "--kill-on-bad-exit=1",
+    ]
     words += [f"--exclude={os.environ['SLURMD_NODENAME']}", "--input=none"]
     if cpus := os.environ.get("SLURM_CPUS_PER_TASK"):  # srun takes none from the job
         words.append(f"--cpus-per-task={cpus}")
@@ -369,9 +376,7 @@ def join(rank: int, group: Group) -> None:
     if cuda:
         torch.cuda.set_device(rank % group.local)
     backend = "nccl" if cuda else "gloo"
-    distributed.init_process_group(
-        backend, init_method=group.store, rank=rank, world_size=group.of, timeout=PATIENCE
-    )
+    distributed.init_process_group(backend, init_method=group.store, rank=rank, world_size=group.of, timeout=PATIENCE)
 
 
 def leave() -> None:

@@ -151,7 +151,9 @@ def main() -> int:
             with trial(kind, "", Path(directory, kind), env) as whole:
                 began = time.monotonic()
                 if code := whole.start().wait():
-                    sys.exit(f"a sweep that nothing happened to ended with {code}:\n{whole.place.with_suffix('.log').read_text()}")
+                    sys.exit(
+                        f"a sweep that nothing happened to ended with {code}:\n{whole.place.with_suffix('.log').read_text()}"
+                    )
                 seconds[kind], wanted[kind] = time.monotonic() - began, results(whole.place)
         for number in range(args.trials):
             kind, name = "orpo" if number % 4 == 3 else "walks", [*faults][number % len(faults)]
