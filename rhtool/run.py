@@ -3,7 +3,7 @@
     outputs/<experiment or task>/<env>/<divergence>-coeff=<c>[-tuned keys]/seed=<n>/
         config.yaml       everything that was composed, resolved
         provenance.json   identity and fingerprint; of every attempt: versions, command, host, threads, git
-        metrics.csv       a row per iteration          events.jsonl   start, loop, resume, checkpoint, signal, done, failed
+        metrics.csv       a row per iteration          events.jsonl   start, loop, resume, checkpoint, lost, signal, done, failed
         run.log           what was logged              checkpoints/   safetensors + JSON, the last two
         result.json       status, metrics, steps, seconds; written last, atomically
         figures/          .old/<n>/ what `fresh=true` moved aside

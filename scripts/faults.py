@@ -4,8 +4,8 @@
 
 Each trial is a sweep of short runs in a directory of its own: three of tests/plugin's task, and of every fourth trial two of ORPO on
 tomato's smallest board. Prints the table of docs/reliability.md. Faults of the disk need root (a file system of a few MB is mounted for
-each; the sweep runs without the right to write where permissions forbid it), changes of the clock Debian's package faketime; what cannot
-be had is left out, and said.
+each; the sweep runs without the right to write where permissions forbid it), changes of the clock a C compiler; what cannot be had is
+left out, and said.
 """
 
 from __future__ import annotations
@@ -35,7 +35,41 @@ SWEEPS = {
 }
 SIZE = "4m"
 """of the file system of a trial in which the disk is at fault: the sweep's own files take less than half of it"""
-FAKETIME = next(iter(Path("/usr/lib").rglob("libfaketime.so.1")), None)
+SHIFT = r"""
+#define _GNU_SOURCE
+#include <dlfcn.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <sys/time.h>
+#include <time.h>
+static long shift(void) {
+    long seconds = 0;
+    FILE *file = fopen(getenv("CLOCK_SHIFT"), "r");
+    if (file) { if (fscanf(file, "%ld", &seconds) != 1) seconds = 0; fclose(file); }
+    return seconds;
+}
+int clock_gettime(clockid_t clock, struct timespec *now) {
+    static int (*real)(clockid_t, struct timespec *);
+    if (!real) real = dlsym(RTLD_NEXT, "clock_gettime");
+    int code = real(clock, now);
+    if (!code && clock == CLOCK_REALTIME) now->tv_sec += shift();
+    return code;
+}
+time_t time(time_t *out) {
+    struct timespec now;
+    clock_gettime(CLOCK_REALTIME, &now);
+    if (out) *out = now.tv_sec;
+    return now.tv_sec;
+}
+int gettimeofday(struct timeval *out, void *zone) {
+    struct timespec now;
+    clock_gettime(CLOCK_REALTIME, &now);
+    *out = (struct timeval){now.tv_sec, now.tv_nsec / 1000};
+    return 0;
+}
+"""
+"""a library, loaded before libc, by which the time of day is off by the seconds that a file says; the monotonic clock goes on, as when
+somebody sets the system's clock"""
 
 
 @dataclass
@@ -92,7 +126,8 @@ def read_only(trial: Trial, process: subprocess.Popen, rng: random.Random) -> No
 
 
 def clock(trial: Trial, process: subprocess.Popen, rng: random.Random) -> None:
-    Path(trial.env["FAKETIME_TIMESTAMP_FILE"]).write_text(rng.choice(["-3d\n", "+3d\n", "-10\n", "+5y\n"]))
+    day = 86_400
+    Path(trial.env["CLOCK_SHIFT"]).write_text(str(rng.choice([-10, -3 * day, 3 * day, 5 * 365 * day])))
     time.sleep(rng.uniform(0, 0.5))
     process.kill()
 
@@ -124,10 +159,10 @@ def trial(kind: str, fault: str, place: Path, env: dict[str, str]) -> Iterator[T
             stack.callback(subprocess.run, ["umount", "--lazy", place], check=True)
             made.prefix = ("setpriv", "--bounding-set", "-dac_override")  # root too is bound by permissions then
         if fault == CLOCK:
-            stamp = place.with_suffix(".time")
-            stamp.write_text("+0\n")
-            made.env |= {"LD_PRELOAD": str(FAKETIME), "FAKETIME_TIMESTAMP_FILE": str(stamp)}
-            made.env |= {"FAKETIME_NO_CACHE": "1", "FAKETIME_DONT_FAKE_MONOTONIC": "1"}
+            made.env |= {
+                "LD_PRELOAD": str(place.parent / "shift.so"),
+                "CLOCK_SHIFT": str(place.with_suffix(".seconds")),
+            }
         yield made
 
 
@@ -137,13 +172,15 @@ def main() -> int:
     parser.add_argument("--seed", type=int, default=0, help="of the moments")
     args = parser.parse_args()
     faults = {name: fault for name, fault in FAULTS.items() if not os.geteuid() or name not in (FULL, READ_ONLY)}
-    if FAKETIME is None:
+    if not (compiler := shutil.which("cc")):
         faults.pop(CLOCK)
     for name in FAULTS.keys() - faults.keys():
         print(f"left out: {name}", file=sys.stderr)
     rng, tried, struck, wrong = random.Random(args.seed), Counter(), Counter(), Counter()
     with tempfile.TemporaryDirectory(prefix="rhtool-faults-") as directory:
-        os.chmod(directory, 0o755)
+        if compiler:
+            words = [compiler, "-shared", "-fPIC", "-x", "c", "-", "-o", f"{directory}/shift.so", "-ldl"]
+            subprocess.run(words, input=SHIFT, text=True, check=True)
         env = os.environ | {"OMP_NUM_THREADS": "1", "RHTOOL_PLUGINS": "counter"}
         env |= {"PYTHONPATH": os.pathsep.join([str(ROOT), str(PLUGIN)])}
         seconds, wanted = {}, {}

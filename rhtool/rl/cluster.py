@@ -33,6 +33,8 @@ def start_ray(address: str = "") -> None:
             ray.init(address=address, **quiet)
         except (OSError, RuntimeError, ValueError) as error:
             mend = "start one (`ray start --head`, on further machines `ray start --address=host:port`), or leave ray.address out"
+            if isinstance(error.__cause__, ray.exceptions.AuthenticationError):
+                mend = "it asks for a token: set RAY_AUTH_MODE=token, and copy ~/.ray/auth_token from the machine of its head"
             said = str(error).partition("\n")[0]
             raise RhtoolError(f"there is no Ray at '{address}': {said}", "ray.address", mend) from error
         return
