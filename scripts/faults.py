@@ -196,7 +196,7 @@ def main() -> int:
             kind, name = "orpo" if number % 4 == 3 else "walks", [*faults][number % len(faults)]
             with trial(kind, name, Path(directory, str(number)), env) as broken:
                 process = broken.start()
-                time.sleep(rng.uniform(0.2, 1) * seconds[kind])
+                time.sleep(rng.uniform(0.1, 0.8) * seconds[kind])
                 tried[name] += 1
                 if process.poll() is None:
                     faults[name](broken, process, rng)
