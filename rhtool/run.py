@@ -393,6 +393,7 @@ class Run:
         return result
 
     def _save(self, done: int, work: Resumable) -> None:
+        self.logger.flush()
         self.checkpoints.save(done, work.get_state())
         self.saved(done)
 
