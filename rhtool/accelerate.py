@@ -1,4 +1,4 @@
-"""Over which processes a task that trains language models is spread: the schema of the group `accelerate`.
+"""Over which processes a run is spread: the group `accelerate` for tasks that train language models, `ray` for control.
 
 How a run is computed, not what it is: no part of its identity, like the logger. The same run may be begun by one process and
 ended by four.
@@ -12,10 +12,18 @@ from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from rhtool.errors import ConfigError, MissingExtra, RhtoolError
-from rhtool.schema import choice
+from rhtool.schema import choice, incidental
 
 if TYPE_CHECKING:
     from rhtool.run import Run
+
+
+@dataclass
+class Ray:
+    """The Ray whose actors sample and learn, if task.workers or task.learners asks for some."""
+
+    address: str = incidental("")
+    """empty: one of this machine alone, which the run starts and ends; auto or host:port: the cluster that `ray start` made"""
 
 
 @dataclass
@@ -54,12 +62,12 @@ class Ddp(Accelerate):
     extra: ClassVar[str] = "lm"
 
     num_processes: int | None = None
-    """processes, each with a GPU if there are any; null: as many as there are GPUs, or 1"""
+    """processes of all nodes, each with a GPU if there are any; null: as many as there are GPUs, or 1 on each node"""
 
     def processes(self) -> int:
         if self.num_processes is not None:
             return self.num_processes
-        return _gpus() or 1
+        return (_gpus() or 1) * nodes()
 
     def check(self, run: Run) -> None:
         if not run.task.parallel:
@@ -69,14 +77,17 @@ class Ddp(Accelerate):
             raise ConfigError(f"{self.num_processes} processes", "accelerate.num_processes", "choose 1 or more")
         if find_spec("torch") is None:
             raise MissingExtra("lm", "torch")
-        nodes = int(os.environ.get("SLURM_STEP_NUM_NODES") or os.environ.get("SLURM_JOB_NUM_NODES") or 1)
-        if nodes > 1:
-            what = f"the job has {nodes} nodes, and the processes of a run are those of one"
-            raise RhtoolError(what, "SLURM_JOB_NUM_NODES", "ask for one node: sbatch --nodes=1, hydra.launcher.nodes=1")
-        count, gpus = self.processes(), _gpus()
-        if gpus and count > gpus:
-            what = f"{count} processes for {gpus} GPU{'s' * (gpus > 1)}"
-            raise ConfigError(what, "accelerate.num_processes", f"choose {gpus} or fewer: each has one of its own")
+        count, gpus, machines = self.processes(), _gpus(), nodes()
+        if machines > 1 and "SLURMD_NODENAME" not in os.environ:
+            what = "the job has several nodes, and this process is on none of them"
+            raise RhtoolError(what, "SLURM_JOB_NUM_NODES", "start the command by sbatch, or by srun --ntasks=1")
+        if count % machines:
+            mend = f"choose a multiple of {machines}"
+            raise ConfigError(f"{count} processes for {machines} nodes", "accelerate.num_processes", mend)
+        if gpus and count > gpus * machines:
+            what = f"{count} processes for {gpus * machines} GPU{'s' * (gpus * machines > 1)}"
+            mend = f"choose {gpus * machines} or fewer: each has one of its own"
+            raise ConfigError(what, "accelerate.num_processes", mend)
         for name in ("minibatch", "rollouts"):
             if getattr(run.task, name, 0) % count:
                 mend = f"choose a multiple of {count}, or another accelerate.num_processes"
@@ -172,6 +183,11 @@ class Fsdp(Ddp):
 
     def fsdp_config(self) -> dict[str, Any]:
         return self.fsdp | {"version": 2}
+
+
+def nodes() -> int:
+    """Machines of the SLURM job that this process belongs to; 1 outside of one."""
+    return int(os.environ.get("SLURM_STEP_NUM_NODES") or os.environ.get("SLURM_JOB_NUM_NODES") or 1)
 
 
 def _gpus() -> int:

@@ -67,7 +67,10 @@ class Jobs:
 
 
 def main(folder: Path) -> int:
-    """Do the part of a submission that is this task's; the exit code."""
+    """Do the part of a submission that is this task's; the exit code. Of a task on several nodes the first does it, and
+    runs that are spread over the others start them there."""
+    if int(os.environ.get("SLURM_PROCID") or 0):
+        return 0
     content = json.loads((folder / JOBS).read_text())
     index, pack = int(os.environ.get("SLURM_ARRAY_TASK_ID", 0)), content["pack"]
     jobs = Jobs(content["jobs"][index * pack : (index + 1) * pack], pack)

@@ -70,8 +70,10 @@ class Slurm(Launcher):
     qos: str | None = None
     constraint: str | None = None
     exclude: str | None = None
+    nodes: int = 1
+    """machines of a job: more than one for accelerate.num_processes over several"""
     gres: str | None = None
-    """generic resources, like gpu:a100:1"""
+    """generic resources of each node, like gpu:a100:1"""
     gpus_per_node: int | None = None
     cpus_per_task: int | None = None
     """cores of a job; null: 1, or of several packed ones as many as run at a time"""
@@ -123,7 +125,7 @@ class Slurm(Launcher):
             slurm.wait(made, [run.dir for run in jobs])
 
     def _check(self) -> None:
-        for name in ("pack", "array_parallelism"):
+        for name in ("pack", "array_parallelism", "nodes"):
             if getattr(self, name) < 1:
                 raise ConfigError(f"{getattr(self, name)} is too few", f"hydra.launcher.{name}", "choose 1 or more")
         if shutil.which("sbatch") is None or shutil.which("srun") is None:
@@ -203,7 +205,7 @@ class Slurm(Launcher):
             "array_parallelism": self.array_parallelism,
             "cpus_per_task": self.cpus_per_task or self.pack,
             "ntasks_per_node": 1,
-            "nodes": 1,
+            "nodes": self.nodes,
             "mem": None if self.mem_gb is None else f"{self.mem_gb}GB",
             "setup": self.setup,
             "stderr_to_stdout": True,
@@ -229,9 +231,14 @@ def command_of(job: dict[str, Any]) -> tuple[list[str], dict[str, str]]:
     """The argument vector of a job, and what it adds to the environment."""
     flags = [word for directory in job["config_dirs"][:1] for word in ("--config-dir", directory)]
     if len(job["config_dirs"]) > 1:  # which is more than the flag takes
-        flags = ["hydra.searchpath=[" + ",".join(f"'file://{d}'" for d in job["config_dirs"]) + "]"]
+        flags = [searchpath(job["config_dirs"])]
     words = [sys.executable, "-m", "rhtool", *flags, *job["words"]]
     return words, {"RHTOOL_PLUGINS": job["plugins"]} if job["plugins"] else {}
+
+
+def searchpath(directories: list[str]) -> str:
+    """The override by which Hydra looks for YAML files in these directories too."""
+    return "hydra.searchpath=[" + ",".join(f"'file://{directory}'" for directory in directories) + "]"
 
 
 LAUNCHERS: dict[str, type[Launcher]] = {"rhtool_local": Local, "rhtool_slurm": Slurm}

@@ -49,7 +49,8 @@ def lock(path: Path) -> Iterator[None]:
 def under_way(directory: Path) -> bool:
     """Whether a process holds the lock of a run's directory. The shared lock tried here is given back at once."""
     try:
-        with open(directory / LOCK, "rb") as file:
+        # Neither a link nor a pipe, which a directory of a stranger's could have there.
+        with open(os.open(directory / LOCK, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK), "rb") as file:
             fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
     except BlockingIOError:
         return True

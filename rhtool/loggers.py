@@ -8,6 +8,7 @@ import hashlib
 import io
 import json
 import logging
+import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -30,6 +31,9 @@ class Logger:
 
     def log(self, iteration: int, metrics: dict[str, Any]) -> None:
         """The metrics of one iteration."""
+
+    def flush(self) -> None:
+        """Have on the disk what was logged. The run asks for it before a checkpoint: what is before one is not logged again."""
 
     def close(self) -> None:
         """Write what is still in memory."""
@@ -117,8 +121,6 @@ class Tensorboard(Logger):
 
     def log(self, iteration: int, metrics: dict[str, Any]) -> None:
         """One scalar for each number among the metrics."""
-        import time
-
         from tensorboard.compat.proto.event_pb2 import Event, SessionLog
         from tensorboard.compat.proto.summary_pb2 import Summary
 
@@ -128,6 +130,10 @@ class Tensorboard(Logger):
             self._opened = True
         values = [Summary.Value(tag=k, simple_value=v) for k, v in metrics.items() if isinstance(v, int | float)]
         self._writer.add_event(Event(wall_time=time.time(), step=iteration, summary=Summary(value=values)))
+
+    def flush(self) -> None:
+        """Write what was logged."""
+        self._writer.flush()
 
     def close(self) -> None:
         """Write the rest of the event file."""
@@ -146,6 +152,8 @@ class Wandb(Logger):
     """the user or team that owns the project; null: yours"""
 
     extra: ClassVar[str] = "track"
+    INTERVAL: ClassVar[float] = 0.1
+    """seconds after which the tracker's process writes to the disk"""
 
     def open(self, run: Run) -> None:
         """Start the tracker's run, or go on with the one that an earlier attempt of this run started."""
@@ -163,12 +171,16 @@ class Wandb(Logger):
             id=hashlib.sha256(f"{run.path.resolve()} {started}".encode()).hexdigest()[:16],
             resume="allow",
             config=json.loads((run.path / "provenance.json").read_bytes())["identity"],
-            settings=wandb.Settings(console="off", silent=True),
+            settings=wandb.Settings(console="off", silent=True, x_transaction_log_flush_interval=self.INTERVAL),
         )
 
     def log(self, iteration: int, metrics: dict[str, Any]) -> None:
         """One step of the tracker's history."""
-        self._run.log(metrics, step=iteration)
+        self._run.log(metrics, step=iteration, commit=True)  # not with the next step: there may be none
+
+    def flush(self) -> None:
+        """Wait until the tracker's process has written: it has no other word for it, and dies with this one."""
+        time.sleep(2 * self.INTERVAL)
 
     def close(self) -> None:
         """Finish the tracker's run."""

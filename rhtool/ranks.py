@@ -1,9 +1,12 @@
-"""The processes of one run on one machine: started, watched, ended together.
+"""The processes of one run, on one machine or on the nodes of a SLURM job: started, watched, ended together.
 
 The run's own process keeps its directory: lock, log of events, metrics, result. It starts one process per rank, which does the
 task; that of rank 0 writes the checkpoints, tells what to log and what came out, and logs to `run.log`. The others write
-nothing but what they say, to `ranks/<rank>.log`. They meet through a file and speak over the loopback interface, so that
-nothing listens on another.
+nothing but what they say, to `ranks/<rank>.log`. On one machine they meet through a file and speak over the loopback interface,
+so that nothing listens on another.
+
+Of a job of several nodes the run's process starts `python -m rhtool.ranks` by srun on each of the others, which starts the ranks
+there and says on its standard output, which srun brings back, how they failed.
 
 A signal to the run's process becomes a checkpoint that all ranks make after the same iteration, and their end. A rank that
 fails ends the others.
@@ -19,6 +22,8 @@ import multiprocessing
 import os
 import random
 import signal
+import socket
+import subprocess
 import sys
 import tempfile
 import threading
@@ -32,14 +37,18 @@ from typing import Any
 
 import numpy as np
 
-from rhtool.checkpoints import Checkpoints
+from rhtool.accelerate import nodes
+from rhtool.checkpoints import Checkpoints, write_atomic
 from rhtool.errors import RhtoolError
+from rhtool.launchers import job_of, searchpath
 from rhtool.loggers import NoLogger
 from rhtool.run import Resumable, Run, logging_to
 from rhtool.signals import STOPPING
 
 LOGS = "ranks"
 """directory, in that of the run, of what the ranks from 1 on say"""
+OTHERS = "others.json"
+"""file there, from which other nodes learn what to do"""
 GRACE = 1.0
 """seconds for which a failure of one rank is taken for the consequence of the death of another"""
 PATIENCE = timedelta(days=1)
@@ -50,6 +59,18 @@ PRELOAD = ["torch.distributed", "torch._dynamo", "rhtool.lm.ppo", "rhtool.lm.rew
 
 OK, SAVE = b"ok", b"save"
 """what the run's process says to rank 0: a message has been dealt with; make a checkpoint"""
+
+
+@dataclasses.dataclass(frozen=True)
+class Group:
+    """The ranks of a run."""
+
+    of: int
+    """how many"""
+    local: int
+    """of each machine"""
+    store: str
+    """where they meet: file://… on one machine, tcp://… on several"""
 
 
 class RankFailed(RuntimeError):
@@ -128,34 +149,81 @@ class Rank(Run):
 
 
 def launch(run: Run, processes: int) -> dict[str, Any]:
-    """Do the run's task in so many processes; its metrics.
+    """Do the run's task in so many processes, those of a SLURM job of several nodes divided among them; its metrics.
 
     Raises what a rank raised if a user can mend it, `RankFailed` with its traceback otherwise, and `Stopped` after a signal. No
     process is left in any case.
     """
-    # The ranks fork from one process that has imported everything: it is read once, and no GPU has been touched there.
+    (run.path / LOGS).mkdir(exist_ok=True)
+    with run.signals.kept(), contextlib.ExitStack() as stack:
+        others = None
+        if (count := nodes()) > 1:
+            group = Group(processes, processes // count, f"tcp://{socket.gethostname()}:{_free_port()}")
+            others = stack.enter_context(_elsewhere(run, group, count - 1))
+        else:
+            meeting = stack.enter_context(tempfile.TemporaryDirectory(prefix="rhtool-ranks-"))
+            group = Group(processes, processes, (Path(meeting) / "store").as_uri())
+        ranks = stack.enter_context(_started(run, range(group.local), group))
+        return _watch(run, ranks, group.of, others)
+
+
+@contextlib.contextmanager
+def _started(run: Run, numbers: range, group: Group) -> Iterator[dict[int, tuple[Any, Connection]]]:
+    """`{rank: (process, line)}` of ranks on this machine, which end with the context."""
+    # They fork from one process that has imported everything: it is read once, and no GPU has been touched there.
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(PRELOAD)
-    (run.path / LOGS).mkdir(exist_ok=True)
     content = {f.name: getattr(run, f.name) for f in dataclasses.fields(run)} | {"logger": NoLogger()}
     about = {name: getattr(run, name) for name in ("options", "tuned", "overrides", "config_dirs")}
-    ranks, lines = [], []
-    with run.signals.kept(), tempfile.TemporaryDirectory(prefix="rhtool-ranks-") as meeting:
-        try:
-            for rank in range(processes):
-                line, theirs = context.Pipe()
-                with _no_signals(), theirs:
-                    args = (content, about, rank, processes, meeting, theirs)
-                    process = context.Process(target=work, args=args, name=f"rank {rank}")
-                    process.start()
-                ranks.append(process)
-                lines.append(line)
-            return _watch(run, ranks, lines)
-        finally:
-            for process in ranks:
-                process.kill()
-            for process in ranks:
-                process.join()
+    ranks: dict[int, tuple[Any, Connection]] = {}
+    try:
+        for rank in numbers:
+            line, theirs = context.Pipe()
+            with _no_signals(), theirs:
+                process = context.Process(target=work, args=(content, about, rank, group, theirs), name=f"rank {rank}")
+                process.start()
+            ranks[rank] = process, line
+        yield ranks
+    finally:
+        for process, _ in ranks.values():
+            process.kill()
+        for process, _ in ranks.values():
+            process.join()
+
+
+def _free_port() -> int:
+    with socket.socket() as s:
+        s.bind(("", 0))
+        return s.getsockname()[1]
+
+
+@contextlib.contextmanager
+def _elsewhere(run: Run, group: Group, count: int) -> Iterator[subprocess.Popen]:
+    """srun, which starts the ranks of the other `count` nodes; they end with the context."""
+    about = run.path / LOGS / OTHERS
+    write_atomic(about, json.dumps({"group": dataclasses.asdict(group), "job": job_of(run)}).encode())
+    words = [
+        "srun",
+        "--overlap",
+        f"--nodes={count}",
+        f"--ntasks={count}",
+        "--ntasks-per-node=1",
+        "--kill-on-bad-exit=1",
+    ]
+    words += [f"--exclude={os.environ['SLURMD_NODENAME']}", "--input=none"]
+    if cpus := os.environ.get("SLURM_CPUS_PER_TASK"):  # srun takes none from the job
+        words.append(f"--cpus-per-task={cpus}")
+    with _no_signals():
+        process = subprocess.Popen([*words, sys.executable, "-m", "rhtool.ranks", str(about)], stdout=subprocess.PIPE)
+    try:
+        yield process
+    finally:
+        if process.poll() is None:
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                process.wait(GRACE)  # whoever is done ends by himself
+        process.kill()
+        process.wait()
+        process.stdout.close()
 
 
 @contextlib.contextmanager
@@ -168,28 +236,39 @@ def _no_signals() -> Iterator[None]:
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
-def _watch(run: Run, ranks: list[Any], lines: list[Connection]) -> dict[str, Any]:
+def _watch(
+    run: Run, ranks: dict[int, tuple[Any, Connection]], of: int, others: subprocess.Popen | None
+) -> dict[str, Any]:
     """Deal with what the ranks say until all have done their work."""
     looping = asked = False
     metrics: dict[str, Any] = {}
     failed: list[tuple[float, int, dict[str, Any]]] = []
-    going = dict(enumerate(lines))
+    first = ranks[0][1]
+    going: dict[Any, int] = {line: rank for rank, (_, line) in ranks.items()}
+    if others:
+        going[others.stdout] = -1
     while going:
         if run.signals.received and not looping:
             run.signals.obey()
         elif run.signals.received and not asked:
-            lines[0].send_bytes(SAVE)
+            first.send_bytes(SAVE)
             asked = True
-        for line in wait([*going.values()], timeout=0.2):
-            rank = lines.index(line)
+        for line in wait([*going], timeout=0.2):
+            if others and line is others.stdout:
+                if said := line.readline():
+                    failed.append((time.monotonic(), *json.loads(said)))
+                else:
+                    del going[line]
+                    if (code := others.wait()) and not failed:
+                        raise RankFailed(f"the ranks of other nodes: srun ended with code {code}")
+                continue
+            rank = going[line]
             try:
                 what, *content = json.loads(line.recv_bytes())
             except (EOFError, OSError):
-                ranks[rank].join()
-                if code := ranks[rank].exitcode:
-                    how = f"was killed by {signal.Signals(-code).name}" if code < 0 else f"ended with code {code}"
-                    raise RankFailed(f"process {rank} of {len(ranks)} {how}; see {_log_of(run, rank)}") from None
-                del going[rank]
+                if how := _death(ranks[rank][0]):
+                    raise RankFailed(f"process {rank} of {of} {how}; see {_log_of(run, rank)}") from None
+                del going[line]
                 continue
             if what == "failed":
                 failed.append((time.monotonic(), rank, content[0]))
@@ -198,12 +277,19 @@ def _watch(run: Run, ranks: list[Any], lines: list[Connection]) -> dict[str, Any
             else:
                 looping = _said(run, what, content, looping)
                 asked = asked and what != "saved"
-                lines[0].send_bytes(OK)
+                first.send_bytes(OK)
         if failed and time.monotonic() - failed[0][0] > GRACE:
             break
     if failed:
-        raise _error(run, *failed[0][1:], len(ranks))
+        raise _error(run, *failed[0][1:], of)
     return metrics
+
+
+def _death(process: Any) -> str:
+    """How a process that ended ended, if not well."""
+    process.join()
+    code = process.exitcode
+    return f"was killed by {signal.Signals(-code).name}" if code < 0 else f"ended with code {code}" if code else ""
 
 
 def _said(run: Run, what: str, content: list[Any], looping: bool) -> bool:
@@ -235,7 +321,7 @@ def _log_of(run: Run, rank: int) -> Path:
 # In a rank's process
 
 
-def work(content: dict[str, Any], about: dict[str, Any], rank: int, of: int, meeting: str, line: Connection) -> None:
+def work(content: dict[str, Any], about: dict[str, Any], rank: int, group: Group, line: Connection) -> None:
     """Be a rank: join the others, do the task, say how it ended."""
     run = Rank(**content)
     vars(run).update(about)
@@ -246,7 +332,7 @@ def work(content: dict[str, Any], about: dict[str, Any], rank: int, of: int, mee
         _say_to(run.path / LOGS / f"{rank}.log")
     with logging_to(run.path / "run.log") if rank == 0 else contextlib.nullcontext():
         try:
-            join(rank, of, Path(meeting))
+            join(rank, group)
             metrics = run.task.run(run)
             leave()
             run.end("done", {k: v.item() if hasattr(v, "item") else v for k, v in metrics.items()})
@@ -272,22 +358,25 @@ def _say_to(path: Path) -> None:
     logging.captureWarnings(True)
 
 
-def join(rank: int, of: int, meeting: Path) -> None:
+def join(rank: int, group: Group) -> None:
     """Connect this process with the other ranks, by NCCL if there are GPUs, else gloo."""
-    here = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": of, "LOCAL_WORLD_SIZE": of}
+    here = {"RANK": rank, "LOCAL_RANK": rank % group.local, "WORLD_SIZE": group.of, "LOCAL_WORLD_SIZE": group.local}
     os.environ |= {key: str(value) for key, value in here.items()}
-    # Nothing is opened there: that the address is this machine's is what DeepSpeed asks.
-    os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "0"}
-    os.environ |= {"GLOO_SOCKET_IFNAME": "lo", "NCCL_SOCKET_IFNAME": "lo"}
+    if group.store.startswith("tcp:"):
+        host, port = group.store.removeprefix("tcp://").rsplit(":", 1)
+        os.environ |= {"MASTER_ADDR": host, "MASTER_PORT": port}
+    else:
+        # Nothing is opened there: that the address is this machine's is what DeepSpeed asks.
+        os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "0"}
+        os.environ |= {"GLOO_SOCKET_IFNAME": "lo", "NCCL_SOCKET_IFNAME": "lo"}
     import torch
     from torch import distributed
 
     cuda = torch.cuda.is_available()
     if cuda:
-        torch.cuda.set_device(rank)
-    place = (meeting / "store").as_uri()
+        torch.cuda.set_device(rank % group.local)
     backend = "nccl" if cuda else "gloo"
-    distributed.init_process_group(backend, init_method=place, rank=rank, world_size=of, timeout=PATIENCE)
+    distributed.init_process_group(backend, init_method=group.store, rank=rank, world_size=group.of, timeout=PATIENCE)
 
 
 def leave() -> None:
@@ -296,3 +385,38 @@ def leave() -> None:
 
     distributed.barrier()
     distributed.destroy_process_group()
+
+
+# On the other nodes
+
+
+def main(about: Path) -> int:
+    """Start the ranks of this node, and print, a JSON line each, how they fail; the exit code."""
+    from rhtool.config import compose_all
+
+    content = json.loads(about.read_text())
+    job, group = content["job"], Group(**content["group"])
+    os.chdir(job["cwd"])
+    os.environ["RHTOOL_PLUGINS"] = job["plugins"]
+    [run] = compose_all([*job["words"], searchpath(job["config_dirs"])])
+    begin = (1 + int(os.environ["SLURM_NODEID"])) * group.local
+    code = 0
+    with _no_signals(), _started(run, range(begin, begin + group.local), group) as ranks:
+        going = {line: rank for rank, (_, line) in ranks.items()}
+        while going:
+            for line in wait([*going]):
+                rank = going[line]
+                try:
+                    what, *said = json.loads(line.recv_bytes())
+                except (EOFError, OSError):
+                    del going[line]
+                    how = _death(ranks[rank][0])
+                    what, said = "failed" if how else "", [{"what": how, "traceback": ""}]
+                if what == "failed":
+                    print(json.dumps([rank, said[0]]), flush=True)
+                    code = 1
+    return code
+
+
+if __name__ == "__main__":
+    sys.exit(main(Path(sys.argv[1])))

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import stat
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -16,6 +18,10 @@ if TYPE_CHECKING:
 SCHEMA = 1
 """the version of both files that is written and understood"""
 PROVENANCE, RESULT = "provenance.json", "result.json"
+
+
+LARGEST = 64 * 2**20
+"""bytes of a file of a run that are read, unless another limit is given"""
 
 
 class Damaged(RhtoolError):
@@ -38,10 +44,31 @@ def result_of(directory: Path) -> dict[str, Any] | None:
     return result
 
 
+def content(path: Path, largest: int = LARGEST) -> bytes:
+    """The content of a file that a run wrote, which may be a stranger's: only of a plain file, and not of too much.
+
+    Raises `OSError` as opening does, and `ValueError` for a link, a device, a pipe, or more than `largest` bytes.
+    """
+    if path.is_symlink():
+        raise ValueError("it is a link")
+    with open(os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK), "rb") as file:
+        about = os.fstat(file.fileno())
+        if not stat.S_ISREG(about.st_mode):
+            raise ValueError("it is no plain file")
+        if about.st_size > largest:
+            raise ValueError(f"it has {about.st_size / 2**20:,.0f} MiB, and up to {largest / 2**20:,.0f} are read")
+        return file.read(largest)
+
+
+def printable(text: str) -> str:
+    """The text on one line, with `\ufffd` for each character that a terminal would obey instead of showing it."""
+    return text if text.isprintable() else "".join(c if c.isprintable() else "\ufffd" for c in text)
+
+
 def _read(path: Path, kinds: dict[str, Any], mend: str) -> dict[str, Any] | None:
     """A JSON object with values of these kinds; None if there is no file."""
     try:
-        found = json.loads(path.read_bytes())
+        found = json.loads(content(path))
         if not isinstance(found, dict):
             raise ValueError("not one that rhtool wrote")
         if found.get("schema") != SCHEMA:
@@ -50,7 +77,7 @@ def _read(path: Path, kinds: dict[str, Any], mend: str) -> dict[str, Any] | None
             raise ValueError(f"no {' and '.join(wrong)} in it")
     except (FileNotFoundError, NotADirectoryError):
         return None
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise Damaged(f"{path.name} is damaged: {error}", str(path), mend) from error
     return found
 

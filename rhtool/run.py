@@ -3,7 +3,7 @@
     outputs/<experiment or task>/<env>/<divergence>-coeff=<c>[-tuned keys]/seed=<n>/
         config.yaml       everything that was composed, resolved
         provenance.json   identity and fingerprint; of every attempt: versions, command, host, threads, git
-        metrics.csv       a row per iteration          events.jsonl   start, loop, resume, checkpoint, signal, done, failed
+        metrics.csv       a row per iteration          events.jsonl   start, loop, resume, checkpoint, lost, signal, done, failed
         run.log           what was logged              checkpoints/   safetensors + JSON, the last two
         result.json       status, metrics, steps, seconds; written last, atomically
         figures/          .old/<n>/ what `fresh=true` moved aside
@@ -32,7 +32,7 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from rhtool.accelerate import Accelerate, Single
+from rhtool.accelerate import Accelerate, Ray, Single
 from rhtool.checkpoints import Checkpoints, write_atomic
 from rhtool.data.base import Data
 from rhtool.divergences import Divergence, NoDivergence
@@ -87,6 +87,7 @@ class Run:
     scale: Scale = field(default_factory=Scale)
     logger: Logger = field(default_factory=NoLogger)
     accelerate: Accelerate = field(default_factory=Single)
+    ray: Ray = field(default_factory=Ray)
     coeff: float | int | str = 0.0
     """strength of the regularisation, in the papers' scale-free unit: it is multiplied by the environment's reward_std
     or reward_mean; auto: what the divergence's theory says, for the correlation and sigma measured under the base policy"""
@@ -112,6 +113,7 @@ class Run:
         """{key: value} of what the command line changed besides the groups, coeff and seed; sorted"""
         self.overrides: list[str] | None = None
         """the overrides that compose this very run, in Hydra's grammar; None for a run that no command line made"""
+        self._progress: Progress | None = None
         self.config_dirs: list[str] = []
         """directories of YAML files besides the shipped ones: `--config-dir`"""
 
@@ -229,6 +231,13 @@ class Run:
         """Note how many iterations there will be."""
         self._total = total
         self._event("loop", iterations=total)
+
+    def lost(self, what: str) -> None:
+        """Note that a part of the run was lost and made anew."""
+        log.warning("lost, and made anew: %s", what)
+        if self._progress:
+            self._event("lost", what=what)
+            self._progress.line(f"lost, and made anew  {self.name}  {what}")
 
     def saved(self, done: int) -> None:
         """Note that there is a checkpoint after `done` iterations."""
@@ -384,6 +393,7 @@ class Run:
         return result
 
     def _save(self, done: int, work: Resumable) -> None:
+        self.logger.flush()
         self.checkpoints.save(done, work.get_state())
         self.saved(done)
 

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from rhtool.launchers import JOBS, SWEEPS, said
+from rhtool.records import content
 
 DEFAULT_ARRAY = 1000
 """tasks of an array, where SLURM does not say how many it takes"""
@@ -53,9 +54,9 @@ def tasks() -> list[Task]:
 def jobs(folder: Path) -> tuple[list[dict[str, Any]], int]:
     """The jobs of a submission, and how many of them a task does; none if it is not one that `launchers` wrote."""
     try:
-        content = json.loads((folder / JOBS).read_text())
-        found, pack = content["jobs"], content["pack"]
-    except (OSError, ValueError, KeyError, TypeError):
+        written = json.loads(content(folder / JOBS))
+        found, pack = written["jobs"], written["pack"]
+    except (OSError, ValueError, KeyError, TypeError, RecursionError):
         return [], 1
     text = {"dir": str, "cwd": str, "plugins": str}
     whole = isinstance(found, list) and type(pack) is int and pack > 0

@@ -23,6 +23,11 @@ gc.set_threshold(
 )  # composing makes many objects; looking through all of torch's each time is a quarter of it
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Those that wait for SLURM's clock first, then what takes long: at the end no process is left alone with it."""
+    items.sort(key=lambda item: (not item.get_closest_marker("slurm"), not item.get_closest_marker("slow")))
+
+
 class CommandLine:
     """`rhtool ...` in an empty directory, as a process of its own."""
 

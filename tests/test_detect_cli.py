@@ -110,10 +110,10 @@ def test_killed_and_repeated_it_ends_as_if_it_had_never_been(board, tmp_path):
 def test_a_policy_that_hacks_the_shipped_board_is_above_one_that_does_not(tmp_path, monkeypatch):
     """Trained on the proxy without regularisation, and with much: the first stands on the bucket."""
     monkeypatch.chdir(tmp_path)
-    common = ("task=orpo", "env=tomato", "scale=small", "task.exact=false")
-    compose(*common, "divergence=none", "task.iterations=40").execute()
+    common = ("task=orpo", "env=tomato", "scale=small", "task.exact=false", "task.episodes=10")
+    compose(*common, "divergence=none", "task.iterations=25").execute()
     compose(*common, "divergence=kl", "coeff=5", "task.iterations=5").execute()
-    run = compose("task=detect", "env=tomato", "scale=small", "task.episodes=100", "task.controls=1")
+    run = compose("task=detect", "env=tomato", "scale=small", "task.episodes=60", "task.controls=1")
     result = run.execute()["metrics"]
     assert result["detect/anomalous"] == 1
     for name in ("action_kl", "occupancy_kl", "rollout_kl", "rollout_sqrt_chi2"):

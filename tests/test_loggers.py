@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import builtins
 import math
+import struct
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -12,6 +14,7 @@ import pytest
 
 from rhtool.errors import MissingExtra
 from rhtool.loggers import Csv
+from tests.conftest import CommandLine
 
 
 def test_csv_grows_columns_and_drops_what_is_logged_again(tmp_path: Path) -> None:
@@ -62,6 +65,52 @@ def test_wandb_needs_no_network_and_goes_on_with_the_same_run(
     assert offline and len({name.split("-")[3] for name in offline}) == 1  # one identity, for `wandb sync`
     files = list((run.path / "wandb").glob("offline-run-*/run-*.wandb"))
     assert files and any(b"late/key" in file.read_bytes() for file in files)
+
+
+def tensorboard_steps(run: Path) -> list[int]:
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    events = EventAccumulator(str(run / "tensorboard"))
+    events.Reload()
+    return [point.step for point in events.Scalars("true/return")]
+
+
+def wandb_steps(run: Path) -> list[int]:
+    """The steps of the histories in the offline files, which are LevelDB's logs after seven bytes: blocks of 32 KiB, in them pieces of
+    records behind checksum, length and whether it is all, the first, a middle or the last."""
+    from wandb.proto.wandb_internal_pb2 import Record
+
+    found, block = set(), 32 * 2**10
+    for path in (run / "wandb").glob("offline-run-*/run-*.wandb"):
+        data, at, record = path.read_bytes(), 7, b""
+        while at + 7 <= len(data):
+            if block - at % block < 7:
+                at += block - at % block
+                continue
+            _, length, kind = struct.unpack_from("<IHB", data, at)
+            record = (b"" if kind in (1, 2) else record) + data[at + 7 : at + 7 + length]
+            at += 7 + length
+            if kind in (1, 4) and (read := Record.FromString(record)).HasField("history"):
+                found.add(read.history.step.num)
+    return sorted(found)
+
+
+@pytest.mark.parametrize(("tracker", "steps"), [("tensorboard", tensorboard_steps), ("wandb", wandb_steps)])
+def test_a_tracker_has_every_step_of_a_run_that_was_killed(
+    rhtool: CommandLine, monkeypatch: pytest.MonkeyPatch, tracker: str, steps: Callable
+) -> None:
+    pytest.importorskip(tracker)
+    monkeypatch.delenv("WANDB_SERVICE", raising=False)  # another test's, which would outlive the killed process
+    line = f"task=counter task.iterations=20 task.step_seconds=0.2 checkpoint_every=0 logger={tracker} dir=here"
+    process, rows = rhtool.start(line), rhtool.cwd / "here/metrics.csv"
+    while not rows.exists() or rows.read_bytes().count(b"\n") < 11:
+        assert process.poll() is None, process.communicate()[1]
+        time.sleep(0.02)
+    process.kill()
+    process.communicate()
+    again = rhtool(line)
+    assert again.returncode == 0 and "again" in again.stderr, again.stderr
+    assert steps(rhtool.cwd / "here") == list(range(20))
 
 
 @pytest.mark.parametrize(("option", "package"), [("tensorboard", "tensorboard"), ("wandb", "wandb")])

@@ -1,4 +1,4 @@
-"""task=orpo, bc and evaluate as a user runs them: sweeps, kills, failures, Ray workers, RLlib's Algorithm."""
+"""task=orpo, bc and evaluate as a user runs them: sweeps, kills, failures, RLlib's Algorithm."""
 
 import json
 import os
@@ -149,17 +149,6 @@ def test_numbers_that_cannot_be_used_are_refused_before_anything_is_done(task, o
     with pytest.raises(ConfigError) as error:
         run.task.check(run)
     assert error.value.where.startswith(option.split()[-1].split("=")[0].split(".")[0]) and error.value.mend
-
-
-@pytest.mark.slow
-@pytest.mark.distributed
-def test_ray_workers_train_as_this_process_does(tmp_path):
-    """Two sampling actors; killed by SIGTERM it checkpoints, and resumes to the end; no Ray process stays behind."""
-    line = f"{TINY} divergence=none task.workers=2 task.iterations=3 dir=outputs/workers"
-    found = rhtool(line, tmp_path)
-    assert found.returncode == 0, found.stderr
-    rows = (tmp_path / "outputs/workers/metrics.csv").read_text().splitlines()
-    assert len(rows) == 4
 
 
 @pytest.mark.slow

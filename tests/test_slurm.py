@@ -1,4 +1,5 @@
-"""Sweeps on a real SLURM of one node (scripts/slurm/one_node.sh): what its jobs leave is what a sweep on this machine leaves."""
+"""Sweeps on a real SLURM on this machine (scripts/slurm/one_node.sh), which plays two nodes: what its jobs leave is what a sweep without
+it leaves."""
 
 from __future__ import annotations
 
@@ -32,6 +33,7 @@ def cluster(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
     here = {
         "RHTOOL_SLURM_DIR": str(tmp_path_factory.mktemp("slurm")),
         "RHTOOL_SLURM_CPUS": "16",
+        "RHTOOL_SLURM_NODES": "2",
         "RHTOOL_SLURM_PORT": str(27817 + 10 * WORKER),
     }
     up = subprocess.run(["bash", SCRIPT, "up"], env=os.environ | here, capture_output=True, text=True)
@@ -147,3 +149,27 @@ def test_a_job_that_fails_is_named_when_the_sweep_has_ended(slurm: CommandLine) 
     done = slurm("task=counter task.iterations=5 task.fail_at=2 -m seed=0,1 hydra/launcher=slurm")
     assert done.returncode == 1
     assert "2 of 2 runs failed" in done.stderr and "the walk hit a wall" in done.stderr
+
+
+def test_processes_on_two_nodes_are_requeued_and_end_as_one_process_does(slurm: CommandLine) -> None:
+    pytest.importorskip("deepspeed")
+    rows_of_toy = "data.n_prompts=16 data.n_demonstrations=256 data.n_preferences=16 data.n_validation=32"
+    model = "model=tiny model.width=16 model.heads=2 model.layers=1"
+    line = f"task=sft data=toy {rows_of_toy} {model} task.minibatch=16 task.passes=6 task.every=8 checkpoint_every=0"
+    alone = slurm(f"{line} dir=alone")
+    assert alone.returncode == 0, alone.stderr
+    done = slurm(
+        f"{line} dir=spread -m seed=0 accelerate=zero2 accelerate.num_processes=4"
+        " hydra/launcher=slurm hydra.launcher.nodes=2 submit=detach"
+    )
+    assert done.returncode == 0, done.stderr
+    array = done.stderr.partition("tasks of array ")[2].split()[0]
+    until(lambda: any((slurm.cwd / "spread/checkpoints").glob("*")), "no checkpoint")
+    slurm_says("scontrol", "requeue", f"{array}_0")
+    until(empty, "the array never ended")
+    found, wanted = (slurm.result(name)["metrics"] for name in ("spread", "alone"))
+    assert found == pytest.approx(wanted, rel=1e-3)
+    provenance = json.loads((slurm.cwd / "spread/provenance.json").read_text())
+    assert len(provenance["attempts"]) == 2
+    assert {path.name for path in (slurm.cwd / "spread/ranks").glob("*.log")} == {"1.log", "2.log", "3.log"}
+    assert str(slurm.cwd) not in subprocess.run(["ps", "ax", "-o", "args"], capture_output=True, text=True).stdout

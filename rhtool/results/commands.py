@@ -37,7 +37,11 @@ class Command:
             words, directory, was = attempt["overrides"], attempt["directory"], attempt["dir"]
             command = cls(tuple(words), directory, tuple(attempt["config_dirs"]), attempt["plugins"])
             there, here = Path(directory, was), path.resolve()
-        except (KeyError, TypeError):
+            if not all(
+                text.isprintable() for text in (*command.words, command.cd, *command.config_dirs, command.plugins)
+            ):
+                return None  # nobody would see what he pastes into his shell
+        except (KeyError, TypeError, AttributeError, ValueError):
             return None
         command = replace(command, words=command.without("fresh"))
         if there.resolve() == here:

@@ -66,7 +66,7 @@ def pictures(rows: pd.DataFrame, outputs: Path) -> list[Path]:
     """The pictures that these runs have drawn."""
     done = rows[rows.status == "done"]
     paths = [outputs / run.path / name for _, run in done.iterrows() for name in PICTURES.get(run.task, ())]
-    return [path for path in paths if path.is_file()]
+    return [path for path in paths if path.is_file() and path.resolve().is_relative_to(outputs.resolve())]
 
 
 def _texts(run: pd.Series) -> tuple[list[str], list[list[str]]]:

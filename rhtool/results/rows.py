@@ -18,7 +18,7 @@ from typing import Any
 import pandas as pd
 
 from rhtool.locks import under_way
-from rhtool.records import Damaged, provenance_of, result_of
+from rhtool.records import Damaged, content, printable, provenance_of, result_of
 from rhtool.results.commands import AUTO, Command
 
 PROBLEM = ["env", "data", "model"]
@@ -31,6 +31,10 @@ TEXT = [*PROBLEM, "reward", "divergence", "over", "scale", "task", "experiment"]
 """what a run is called by, as `result.json` has it"""
 COLUMNS = [*CELL, "seed", "task", "experiment", "status", "reason", "steps", "iteration", "seconds", "path", "command"]
 """the columns of `read` that are not metrics; `command` is a `commands.Command` or None"""
+MOST_METRICS = 256 * 2**20
+"""bytes of a metrics.csv that is read"""
+TAIL = 2**16
+"""bytes of a file of which the last lines are wanted"""
 STATUSES = ("done", "running", "interrupted", "failed", "missing", "damaged")
 
 
@@ -62,12 +66,12 @@ def curve(directory: str | Path, keys: Iterable[str]) -> pd.DataFrame:
 
     Of a key that the run also measured on held-out rows (`validation/<key>`) it is that measurement. Absent keys are NaN; so is
     what is not a number. A last line without its newline (a write under way) is left out.
-    An absent file is an empty table.
+    A file that is absent, or none that `records.content` reads, is an empty table.
     """
     wanted = ["steps", *keys]
     try:
-        text = (Path(directory) / "metrics.csv").read_bytes().replace(b"\0", b"")
-    except OSError:
+        text = content(Path(directory) / "metrics.csv", MOST_METRICS).replace(b"\0", b"")
+    except (OSError, ValueError):
         text = b""
     whole = text[: text.rfind(b"\n") + 1].decode(errors="replace")
     if not whole.strip():
@@ -82,10 +86,13 @@ def curve(directory: str | Path, keys: Iterable[str]) -> pd.DataFrame:
 
 
 def directories(root: Path) -> Iterator[Path]:
-    """The runs' directories below `root`, not those inside them. Links are followed, loops are not."""
-    seen = set()
+    """The runs' directories below `root`, not those inside them. Links are followed, but not in circles, and not out of `root`."""
+    seen, top = set(), Path(root).resolve()
     for directory, children, files in os.walk(root, followlinks=True):
         real = os.path.realpath(directory)
+        if not Path(real).is_relative_to(top):
+            children.clear()
+            continue
         if {"config.yaml", "provenance.json"} & {*files} and real not in seen and Path(directory) != root:
             yield Path(directory)
             children.clear()
@@ -102,6 +109,10 @@ def _read_run(root: Path, path: Path) -> dict[str, Any]:
     identity |= {"group": relative.parts[0], "tuned": (), "coeff": 0.0, "seed": math.nan, "path": relative.as_posix()}
     identity |= {"status": "damaged", "command": None}
     metrics: dict[str, float] = {}
+    if not relative.as_posix().isprintable():
+        named = {key: printable(identity[key]) for key in ("group", "path")}
+        reason = "its path has characters that cannot be shown, and is not read"
+        return {"identity": identity | named | {"reason": reason}, "metrics": metrics}
     try:
         record = _provenance(path)
         if not isinstance(record, Damaged):
@@ -115,14 +126,20 @@ def _read_run(root: Path, path: Path) -> dict[str, Any]:
             identity["status"] = "running" if under_way(path) else "interrupted"
             identity |= _progress(path)
         else:
-            identity |= {"status": result["status"], "reason": str(result.get("reason") or "")}
+            identity |= {
+                "status": result["status"],
+                "reason": "\n".join(map(printable, (result["reason"] or "").splitlines())),
+            }
             numbers = {key: _number(result.get(key)) for key in ("steps", "seconds")}
             identity |= {key: value for key, value in numbers.items() if value is not None}
             if result["status"] == "done":
-                numbers = {key: _number(value) for key, value in result["metrics"].items() if key not in COLUMNS}
+                named = {
+                    key: value for key, value in result["metrics"].items() if key not in COLUMNS and key.isprintable()
+                }
+                numbers = {key: _number(value) for key, value in named.items()}
                 metrics = {key: value for key, value in numbers.items() if value is not None}
     except Damaged as error:
-        identity["reason"] = error.what
+        identity["reason"] = "\n".join(map(printable, error.what.splitlines()))
     return {"identity": identity, "metrics": metrics}
 
 
@@ -139,13 +156,13 @@ def _provenance(path: Path) -> dict[str, Any] | Damaged:
 
 def _identity(run: dict[str, Any], group: str) -> dict[str, Any]:
     """What provenance.json (under `run`) and result.json call the run, as columns."""
-    text = {key: str(run.get(key) or "") for key in TEXT}
+    text = {key: printable(str(run.get(key) or "")) for key in TEXT}
     if text["divergence"] in ("", "none"):
         text["over"] = ""
     seed, coeff = _number(run.get("seed")), _number(run.get("coeff"))
     tuned = run["tuned"].items() if isinstance(run.get("tuned"), dict) else ()
     # What has a column of its own is not said twice.
-    words = [f"{k}={_word(v)}" for k, v in tuned if k not in ("divergence.over", "scale")]
+    words = [printable(f"{k}={_word(v)}") for k, v in tuned if k not in ("divergence.over", "scale")]
     words += [AUTO] if run.get("coeff") == "auto" else []
     return text | {
         "group": text["experiment"] or text["task"] or group,
@@ -166,17 +183,19 @@ def _number(value: Any) -> float | None:
         return float("nan")
     try:
         return None if isinstance(value, list | dict) else float(value)
-    except ValueError:
+    except (ValueError, OverflowError):
         return None
 
 
 def _progress(path: Path) -> dict[str, float]:
     """`steps`, `iteration` and `seconds` of the last whole line of metrics.csv, from its first and its last few kilobytes."""
     try:
+        if (path / "metrics.csv").is_symlink() or not (path / "metrics.csv").is_file():
+            return {}
         with open(path / "metrics.csv", "rb") as file:
-            header = file.readline()
+            header = file.readline(TAIL)
             start = file.tell()
-            file.seek(max(start, file.seek(0, os.SEEK_END) - 2**16))
+            file.seek(max(start, file.seek(0, os.SEEK_END) - TAIL))
             lines = file.read().split(b"\n")[:-1]
     except OSError:
         return {}

@@ -14,14 +14,13 @@ from rhtool import slurm
 from rhtool.launchers import SWEEPS
 from rhtool.progress import duration
 from rhtool.results.commands import AUTO, Command, commands
+from rhtool.results.rows import TAIL
 from rhtool.results.rows import read as read_rows
 
 STATES = ("running", "pending", "failed", "interrupted", "missing", "damaged", "done")
 """in the order in which they are shown"""
 UNFINISHED = ("failed", "interrupted", "missing")
 """what a repeated command would do"""
-TAIL = 2**16
-"""bytes of events.jsonl that are looked at"""
 
 
 def read(outputs: str | Path, queued: dict[str, slurm.Task]) -> pd.DataFrame:
@@ -52,7 +51,9 @@ def _submitted(root: Path, queued: dict[str, slurm.Task]) -> list[dict[str, Any]
     """A row for each job of the submissions from `root`, of several of one directory the last one's."""
     found: dict[str, dict[str, Any]] = {}
     for folder in sorted((root / SWEEPS).glob("[0-9]*")):
-        for job in slurm.jobs(folder)[0]:
+        for job in () if folder.is_symlink() else slurm.jobs(folder)[0]:
+            if not json.dumps(job, ensure_ascii=False).isprintable():
+                continue
             real = os.path.realpath(job["dir"])
             words = dict(word.partition("=")[::2] for word in job["words"])
             auto = words.get("coeff") == "auto"
@@ -84,6 +85,8 @@ def _number(text: str) -> float:
 def iterations(directory: Path) -> int | None:
     """How many iterations a run will have, as its last attempt said; None if it has not."""
     try:
+        if (directory / "events.jsonl").is_symlink() or not (directory / "events.jsonl").is_file():
+            return None
         with open(directory / "events.jsonl", "rb") as file:
             file.seek(max(0, file.seek(0, os.SEEK_END) - TAIL))
             lines = file.read().splitlines()

@@ -185,6 +185,7 @@ class Updater:
         config: what the learners must know.
         learners: 0 for one in this process, else remote ones.
         gpus: of each remote learner.
+        address: of the Ray cluster of remote learners; "": one of this machine alone.
     """
 
     def __init__(
@@ -197,6 +198,7 @@ class Updater:
         hidden: tuple[int, ...] = (256, 256),
         learners: int = 0,
         gpus: float = 0,
+        address: str = "",
     ):
         specs = {"policy": RLModuleSpec(PolicyModule, *spaces, model_config=network)}
         for i in range(discriminators):
@@ -207,10 +209,11 @@ class Updater:
         # RLlib asks Ray which GPU to use, and by asking would start it: a learner in this process is told by `config.device`.
         config.learners(learner_class=OrpoLearner, num_learners=learners, num_gpus_per_learner=gpus if learners else 0)
         if learners:
-            from rhtool.rl.private_ray import learn_locally, start_ray
+            from rhtool.rl.cluster import learn_locally, start_ray
 
-            start_ray()
-            learn_locally()
+            start_ray(address)
+            if not address:
+                learn_locally()
         self.group = LearnerGroup(config=config, module_spec=MultiRLModuleSpec(rl_module_specs=specs))
 
     def update(self, name: str, columns: dict[str, Tensor], minibatch_size: int, **options: Any) -> dict[str, float]:

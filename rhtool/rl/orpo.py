@@ -66,14 +66,15 @@ class Orpo:
         self.policy = Policy(*spaces, network).to(self.device)
         for base in bases:
             base.to(self.device)
-        self.sampler = Sampler(env, self.policy, self.lanes, seed=2 * run.seed, workers=task.workers)
+        self.lost, ray = 0, {"address": run.ray.address, "lost": self._lost}
+        self.sampler = Sampler(env, self.policy, self.lanes, seed=2 * run.seed, workers=task.workers, **ray)
 
         over = "state" if task.split else self.divergence.over
         self.features = Features(over, self.policy.distribution, interface, task.discriminator_obs)
         hidden = list(task.discriminator_hidden)
         self.scores = [Scores(spaces, self.features.size, hidden).to(self.device) for _ in adversaries]
         self.base_samplers = [
-            Sampler(env, base, share, seed=2 * run.seed + 1 + 1_000_003 * i, workers=min(task.workers, share))
+            Sampler(env, base, share, seed=2 * run.seed + 1 + 1_000_003 * i, workers=min(task.workers, share), **ray)
             for i, base in enumerate(sampled)
         ]
         self.pools: list[Tensor] = []
@@ -86,7 +87,7 @@ class Orpo:
         config.loss = Loss(self.policy.distribution, task.clip, task.vf_coeff, task.vf_clip, self.divergence)
         config.initial = {"policy": bases[0].weights} if task.init_from_base else {}
         self.updater = Updater(
-            spaces, network, config, len(adversaries), self.features.size, hidden, task.learners, gpus
+            spaces, network, config, len(adversaries), self.features.size, hidden, task.learners, gpus, run.ray.address
         )
         if task.base_update_every and any(base.config != network for base in bases):
             raise ConfigError(
@@ -109,6 +110,8 @@ class Orpo:
         self.steps += current.rewards.numel()
         self.total_steps += current.rewards.numel()
         metrics = {"steps": self.steps, "steps/total": self.total_steps, **describe(current)}
+        if task.workers:
+            metrics["workers/lost"] = self.lost
         clock.lap(metrics, "time/sample_s")
 
         # 2. Fit each discriminator, so that its score tends to log(mu_pi / mu_base).
@@ -344,6 +347,7 @@ class Orpo:
             "pools": {str(i): pool for i, pool in enumerate(self.pools)},
             "moments": {str(i): moments.get_state() for i, moments in enumerate(self.moments)},
             "counts": [self.steps, self.total_steps, self.iterations],
+            "lost": self.lost,
             "coefficients": [self.coeff, self.kl_coeff],
         }
 
@@ -361,10 +365,15 @@ class Orpo:
         for i, moments in enumerate(self.moments):
             moments.set_state(state["moments"][str(i)])
         self.steps, self.total_steps, self.iterations = state["counts"]
+        self.lost = state.get("lost", 0)
         self.coeff, self.kl_coeff = state["coefficients"]
         for i, scores in enumerate(self.scores):
             scores.module.load_state_dict(self.updater.weights(f"discriminator_{i}"))
         self._sync()
+
+    def _lost(self, what: str) -> None:
+        self.lost += 1
+        self.run.lost(what)
 
     def close(self) -> None:
         """End the actors and learners, if there are any."""

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
+import logging
+from collections.abc import Callable
 from itertools import pairwise
 from typing import Any
 
@@ -13,14 +16,47 @@ from rhtool.errors import ConfigError, RhtoolError
 from rhtool.rl.policy import Policy
 from rhtool.rl.runner import BatchedEnvRunner, Rollout
 
+log = logging.getLogger(__name__)
+
+ATTEMPTS = 5
+"""times that a lost runner is made anew before its question counts as what ends it"""
+PATIENCE = 30.0
+"""seconds without an answer after which the log says whom the sampler waits for"""
+
 
 class Sampler:
     """Samples `lanes` lanes of an env under a policy, in this process (`workers=0`) or in `workers` Ray actors.
 
-    The actors keep their own copy of the policy; `sync` sends it the newest weights.
+    The actors keep their own copy of the policy; `sync` sends it the newest weights. An actor that is lost, with its machine or
+    alone, is made anew, elsewhere if need be, as it was after the last sample, and asked again: what is sampled stays what it
+    would have been.
+
+    Args:
+        env: the environment's configuration.
+        policy: what acts.
+        lanes: copies of the env.
+        seed: seeds the lanes and the sampling of actions.
+        workers: Ray actors, each with its share of the lanes; 0: this process.
+        address: of the Ray cluster; "": one of this machine alone (`rhtool.rl.cluster.start_ray`).
+        lost: called with the reason when an actor was lost.
+        options: of the runner.
+
+    Raises:
+        ConfigError: for more workers than lanes.
+        RhtoolError: if there is no cluster at the address, or one with fewer CPUs than workers.
     """
 
-    def __init__(self, env: Env, policy: Policy, lanes: int, seed: int, workers: int = 0, **options: Any):
+    def __init__(
+        self,
+        env: Env,
+        policy: Policy,
+        lanes: int,
+        seed: int,
+        workers: int = 0,
+        address: str = "",
+        lost: Callable[[str], None] = log.warning,
+        **options: Any,
+    ):
         if workers > lanes:
             raise ConfigError(
                 f"{workers} workers for {lanes} lanes", "task.workers", "use at least one lane per worker"
@@ -32,56 +68,114 @@ class Sampler:
             return
         import ray
 
-        from rhtool.rl.private_ray import start_ray
+        from rhtool.rl.cluster import start_ray
 
-        start_ray()
-        actor = ray.remote(num_cpus=1)(BatchedEnvRunner)
-        bounds = [lanes * i // workers for i in range(workers + 1)]
-        self.runners = [
-            actor.remote(policy=policy.copy(), lanes=end - start, first_lane=start, **common)
-            for start, end in pairwise(bounds)
-        ]
+        start_ray(address)
+        if workers > (there := ray.cluster_resources().get("CPU", 0)):
+            mend = f"choose {there:g} or fewer, or add machines: ray start --address=..."
+            raise RhtoolError(f"{workers} workers for the {there:g} CPUs of the Ray cluster", "task.workers", mend)
+        self._lost, self._common = lost, common
+        self._policy, self._bounds = policy.copy(), [lanes * i // workers for i in range(workers + 1)]
+        self._states: list[dict[str, Any] | None] = [None] * workers
+        self.runners = [self._make(i) for i in range(workers)]
 
     def sync(self, weights: dict[str, Tensor]) -> None:
         """Give every runner these weights."""
-        self._all("set_weights", weights)
+        if not self.workers:
+            return self.runners[0].set_weights(weights)
+        self._policy.weights = weights
+        self._each(lambda runner, i: runner.set_weights.remote(weights))
 
     def sample(self, steps: int, explore: bool = True) -> Rollout:
         """`steps` env steps in every lane."""
-        return Rollout.concat(self._all("sample", steps=steps, explore=explore))
+        if not self.workers:
+            return self.runners[0].sample(steps=steps, explore=explore)
+        both = self._each(
+            lambda runner, i: [runner.sample.remote(steps=steps, explore=explore), runner.get_state.remote()]
+        )
+        self._states = [state for _, state in both]
+        return Rollout.concat([rollout for rollout, _ in both])
 
     def get_state(self) -> dict[str, Any]:
         """The runners' states, by number."""
-        return {str(i): state for i, state in enumerate(self._all("get_state"))}
+        if not self.workers:
+            return {"0": self.runners[0].get_state()}
+        return {str(i): state for i, state in enumerate(self._each(lambda runner, i: runner.get_state.remote()))}
 
     def set_state(self, state: dict[str, Any]) -> None:
         """The inverse of `get_state`, for the same number of workers."""
         if not self.workers:
             return self.runners[0].set_state(state["0"])
-        _results([runner.set_state.remote(state[str(i)]) for i, runner in enumerate(self.runners)])
+        self._states = [state[str(i)] for i in range(self.workers)]
+        self._each(lambda runner, i: runner.set_state.remote(self._states[i]))
 
     def close(self) -> None:
         """Close the envs; end the actors."""
-        self._all("stop")
-        if self.workers:
-            import ray
-
-            for runner in self.runners:
-                ray.kill(runner)
-
-    def _all(self, method: str, *args: Any, **kwargs: Any) -> list[Any]:
         if not self.workers:
-            return [getattr(self.runners[0], method)(*args, **kwargs)]
-        return _results([getattr(runner, method).remote(*args, **kwargs) for runner in self.runners])
+            return self.runners[0].stop()
+        import ray
+
+        stopped = [runner.stop.remote() for runner in self.runners]
+        for runner, reference in zip(self.runners, stopped, strict=True):
+            with contextlib.suppress(ray.exceptions.RayActorError, ray.exceptions.GetTimeoutError):
+                ray.get(reference, timeout=PATIENCE)
+            ray.kill(runner)
+
+    def _make(self, i: int, cpus: float = 1) -> Any:
+        import ray
+
+        first, end = list(pairwise(self._bounds))[i]
+        actor = ray.remote(BatchedEnvRunner).options(num_cpus=cpus, scheduling_strategy="SPREAD")
+        return actor.remote(policy=self._policy, lanes=end - first, first_lane=first, **self._common)
+
+    def _each(self, ask: Callable[[Any, int], Any]) -> list[Any]:
+        """What the references that `ask(runner, i)` gives refer to, by runner."""
+        from ray.exceptions import ObjectLostError, RayActorError
+
+        references = [ask(runner, i) for i, runner in enumerate(self.runners)]
+        found = []
+        for i in range(self.workers):
+            for attempt in range(ATTEMPTS + 1):
+                try:
+                    found.append(_result(references[i]))
+                    break
+                except (RayActorError, ObjectLostError) as error:
+                    if attempt == ATTEMPTS or getattr(error, "actor_init_failed", False):
+                        raise
+                    self._replace(i, error)
+                    references[i] = ask(self.runners[i], i)
+        return found
+
+    def _replace(self, i: int, error: Exception) -> None:
+        """Make runner `i` anew, as it was after its last sample; with its own CPU if one is free, else it shares another's."""
+        import ray
+
+        from rhtool.rl.cluster import cores
+
+        first, end = list(pairwise(self._bounds))[i]
+        self._lost(f"the actor with lanes {first} to {end - 1}: {_reason(error)}")
+        ray.kill(self.runners[i])
+        self.runners[i] = self._make(i, cpus=float(cores() >= 1))
+        if self._states[i] is not None:
+            self.runners[i].set_state.remote(self._states[i])
 
 
-def _results(references: list[Any]) -> list[Any]:
-    """What the actors return. An error that a user can mend comes as itself, without Ray's frames around it."""
+def _result(references: Any) -> Any:
+    """What an actor returns. An error that a user can mend comes as itself, without Ray's frames around it."""
     import ray
 
     try:
-        return ray.get(references)
+        while True:
+            try:
+                return ray.get(references, timeout=PATIENCE)
+            except ray.exceptions.GetTimeoutError:
+                log.info("waiting for an actor of Ray: it samples, or the cluster has no place for it yet")
     except ray.exceptions.RayTaskError as error:
         if isinstance(error.cause, RhtoolError):
             raise error.cause from None
         raise
+
+
+def _reason(error: Exception) -> str:
+    """Ray's words for it, on one line."""
+    return " ".join(str(error).split())[:300]

@@ -54,9 +54,9 @@ class Orpo(Training, Task):
     divergence_measure: str = choice("kl", "chi2", "sqrt_chi2")
     """the divergence that divergence_target speaks of"""
     workers: int = 0
-    """Ray actors that sample; 0: this process samples and starts no Ray"""
+    """Ray actors that sample; 0: this process samples and starts no Ray. Where: ray.address"""
     learners: int = 0
-    """remote learners (DDP); 0: this process learns"""
+    """remote learners (DDP); 0: this process learns. Where: ray.address"""
     gpus: float | None = None
     """GPUs per learner; null: one if there is one for each. Of this process's learner the policies are on it too, when they act and when
     they are scored"""
@@ -200,6 +200,8 @@ class Orpo(Training, Task):
         }
         if run.coeff == AUTO:
             metrics["penalty/coeff"] = work.coeff
+        if self.workers:
+            metrics["workers/lost"] = work.lost
         return metrics | hacking_along(run.path, metrics)
 
 

@@ -83,7 +83,14 @@ class Report(Task):
             section.further += overoptimisation.tables(measured, over_steps)
             overoptimised[section.title] = measured
 
+        if not self.to and not to.resolve().is_relative_to(outputs.resolve()):
+            raise RhtoolError(
+                "the report's directory is a link that leads out of the runs'", str(to), "delete it, or give task.to"
+            )
         to.mkdir(parents=True, exist_ok=True)
+        for path in to.iterdir():
+            if path.is_symlink():
+                path.unlink()  # what is written there is to be there
         written = [to / "table.csv", to / "table.md"]
         if self.plots:
             from rhtool.results import overoptimisation_plot, plots

@@ -4,13 +4,16 @@
 #   one_node.sh up      install what is missing, start munged, slurmctld and slurmd, wait until the node is idle
 #   one_node.sh down    stop exactly the daemons this script started (by the pid files under its own directory)
 #   one_node.sh env     print the export line the clients (sbatch, submitit, hydra) need
+# RHTOOL_SLURM_NODES=2 has this machine play several nodes, vm1 and vm2, with RHTOOL_SLURM_CPUS each.
 # Everything lives under $RHTOOL_SLURM_DIR (default ${TMPDIR:-/tmp}/rhtool-slurm): config, key, sockets, state, logs. /etc is not touched.
 set -euo pipefail
 D=${RHTOOL_SLURM_DIR:-${TMPDIR:-/tmp}/rhtool-slurm}
-BASE=${RHTOOL_SLURM_PORT:-26817}                 # slurmctld; slurmd has the next one
+BASE=${RHTOOL_SLURM_PORT:-26817}                 # slurmctld; the slurmds have the next ones
+NODES=${RHTOOL_SLURM_NODES:-1}
 NCPU=${RHTOOL_SLURM_CPUS:-$(nproc)}
 HOST=$(hostname -s)
 CONF=$D/slurm.conf
+if [ "$NODES" = 1 ]; then NAMES=$HOST; else NAMES=$(seq -f "$HOST%g" "$NODES"); fi
 export SLURM_CONF=$CONF
 
 running() { kill -0 "$1" 2>/dev/null && [ "$(sed 's/.*) //' "/proc/$1/stat" 2>/dev/null | cut -c1)" != Z ]; }  # a zombie is not running
@@ -36,16 +39,15 @@ SlurmctldHost=$HOST(127.0.0.1)
 SlurmUser=root
 SlurmdUser=root
 SlurmctldPort=$BASE
-SlurmdPort=$((BASE+1))
 AuthType=auth/munge
 AuthInfo=socket=$D/munge/sock,cred_expire=5
 CredType=cred/munge
 StateSaveLocation=$D/ctld
-SlurmdSpoolDir=$D/slurmd
+SlurmdSpoolDir=$D/slurmd/%n
 SlurmctldPidFile=$D/slurmctld.pid
-SlurmdPidFile=$D/slurmd.pid
+SlurmdPidFile=$D/slurmd/%n.pid
 SlurmctldLogFile=$D/log/slurmctld.log
-SlurmdLogFile=$D/log/slurmd.log
+SlurmdLogFile=$D/log/%n.log
 ProctrackType=proctrack/linuxproc
 TaskPlugin=task/none
 JobAcctGatherType=jobacct_gather/none
@@ -60,8 +62,9 @@ MinJobAge=600
 KillWait=5
 AccountingStorageType=accounting_storage/none
 SlurmdParameters=config_overrides
-NodeName=$HOST NodeAddr=127.0.0.1 CPUs=$NCPU RealMemory=${RHTOOL_SLURM_MEM_MB:-8000} State=UNKNOWN
-PartitionName=debug Nodes=$HOST Default=YES MaxTime=INFINITE State=UP
+$(i=0; for n in $NAMES; do i=$((i+1))
+echo "NodeName=$n NodeHostname=$HOST NodeAddr=127.0.0.1 Port=$((BASE+i)) CPUs=$NCPU RealMemory=${RHTOOL_SLURM_MEM_MB:-8000} State=UNKNOWN"; done)
+PartitionName=debug Nodes=$(echo $NAMES | tr ' ' ,) Default=YES MaxTime=INFINITE State=UP
 C
   # 22.05 loads a cgroup plugin even when nothing uses it: 'disabled' does not exist in Debian's build (only v1 and v2),
   # v2 dies on a hybrid mount, v1 loads and stays unused with linuxproc + task/none.
@@ -75,10 +78,13 @@ up() {
       --pid-file="$D/munge/pid" --log-file="$D/munge/log" --seed-file="$D/munge/seed" --num-threads=2
   munge -n -S "$D/munge/sock" | unmunge -S "$D/munge/sock" | grep -q 'Success' || die "munge does not decode" "$D/munge/log"
   alive "$D/slurmctld.pid" || slurmctld -f "$CONF" || die slurmctld "$D/log/slurmctld.log"
-  alive "$D/slurmd.pid"    || slurmd -f "$CONF" -N "$HOST" || die slurmd "$D/log/slurmd.log"
+  for n in $NAMES; do
+    mkdir -p "$D/slurmd/$n"
+    alive "$D/slurmd/$n.pid" || slurmd -f "$CONF" -N "$n" || die "slurmd $n" "$D/log/$n.log"
+  done
   local s=
   for i in $(seq 120); do
-    s=$(sinfo -h -o %t 2>/dev/null || true)
+    s=$(sinfo -h -o %t 2>/dev/null || true)  # a line for each state that there is
     case $s in idle|mix|alloc) break;; esac
     sleep 0.25
   done
@@ -87,7 +93,7 @@ up() {
 
 down() {
   if command -v scancel >/dev/null && alive "$D/slurmctld.pid"; then scancel -u root 2>/dev/null || true; sleep 1; fi
-  for p in slurmd.pid slurmctld.pid munge/pid; do
+  for p in $(cd "$D" && ls slurmd/*.pid) slurmctld.pid munge/pid; do
     local f=$D/$p pid
     if alive "$f"; then
       pid=$(cat "$f"); kill "$pid"

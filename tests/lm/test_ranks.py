@@ -222,11 +222,18 @@ def test_what_cannot_be_spread(words, where):
     assert caught.value.where == where
 
 
-def test_several_nodes_are_refused(monkeypatch):
+def test_a_job_of_several_nodes_is_divided_evenly_from_one_of_them(monkeypatch):
     monkeypatch.setenv("SLURM_JOB_NUM_NODES", "2")
     run = compose(*COMMAND, "accelerate=ddp", "accelerate.num_processes=2")
-    with pytest.raises(RhtoolError, match="2 nodes"):
+    with pytest.raises(RhtoolError, match="on none of them"):
         run.accelerate.check(run)
+    monkeypatch.setenv("SLURMD_NODENAME", "node1")
+    run.accelerate.check(run)
+    run.accelerate.num_processes = 3
+    with pytest.raises(ConfigError, match="3 processes for 2 nodes"):
+        run.accelerate.check(run)
+    run.accelerate.num_processes = None
+    assert run.accelerate.processes() == 2
 
 
 def test_how_a_run_is_computed_is_no_part_of_what_it_is():

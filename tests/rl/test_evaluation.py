@@ -82,7 +82,7 @@ def test_estimates_agree_with_the_exact_values(level_4):
 @pytest.mark.slow
 def test_more_episodes_bring_estimates_closer(level_4):
     env, base = level_4
-    found, _ = errors(env, base, moderate(base)[::6], 600, "state_action")
+    found, _ = errors(env, base, moderate(base)[::6], 400, "state_action")
     assert (np.median(np.abs(found), axis=0) < 0.08).all(), found
     assert np.abs(found[:, 0]).max() < 0.3
 
