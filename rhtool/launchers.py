@@ -15,7 +15,7 @@ import shutil
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -229,16 +229,18 @@ def job_of(run: Run) -> dict[str, Any]:
 
 def command_of(job: dict[str, Any]) -> tuple[list[str], dict[str, str]]:
     """The argument vector of a job, and what it adds to the environment."""
-    flags = [word for directory in job["config_dirs"][:1] for word in ("--config-dir", directory)]
-    if len(job["config_dirs"]) > 1:  # which is more than the flag takes
-        flags = [searchpath(job["config_dirs"])]
-    words = [sys.executable, "-m", "rhtool", *flags, *job["words"]]
+    words = [sys.executable, "-m", "rhtool", *flags(job["config_dirs"]), *job["words"]]
     return words, {"RHTOOL_PLUGINS": job["plugins"]} if job["plugins"] else {}
 
 
-def searchpath(directories: list[str]) -> str:
-    """The override by which Hydra looks for YAML files in these directories too."""
-    return "hydra.searchpath=[" + ",".join(f"'file://{directory}'" for directory in directories) + "]"
+def flags(config_dirs: Sequence[str]) -> list[str]:
+    """The words of a command by which it looks for YAML files in these directories too."""
+    return ["--config-dir", *config_dirs] if len(config_dirs) == 1 else [searchpath(config_dirs)] if config_dirs else []
+
+
+def searchpath(config_dirs: Sequence[str]) -> str:
+    """The same as an override, of any number of directories."""
+    return "hydra.searchpath=[" + ",".join(f"'file://{directory}'" for directory in config_dirs) + "]"
 
 
 LAUNCHERS: dict[str, type[Launcher]] = {"rhtool_local": Local, "rhtool_slurm": Slurm}

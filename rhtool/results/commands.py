@@ -14,6 +14,7 @@ from typing import Any
 import pandas as pd
 
 from rhtool.config import quoted
+from rhtool.launchers import flags
 
 AUTO = "coeff=auto"
 """among the tuned words of a run whose coeff was measured (its `coeff` is 0 in a table), so that it is a method of its own"""
@@ -70,10 +71,7 @@ class Command:
     def line(self, words: tuple[str, ...] | None = None) -> str:
         """The command for a shell, with other words if they are given."""
         words = self.words if words is None else words
-        flags = [word for directory in self.config_dirs[:1] for word in ("--config-dir", directory)]
-        if len(self.config_dirs) > 1:  # which is more than the flag takes
-            flags = ["hydra.searchpath=[" + ",".join(f"'file://{d}'" for d in self.config_dirs) + "]"]
-        text = shlex.join(["rhtool", *flags, *map(_plain, words)])
+        text = shlex.join(["rhtool", *flags(self.config_dirs), *map(_plain, words)])
         text = f"RHTOOL_PLUGINS={shlex.quote(self.plugins)} {text}" if self.plugins else text
         return f"(cd {shlex.quote(self.cd)} && {text})" if self.cd else text
 

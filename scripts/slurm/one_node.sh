@@ -56,6 +56,7 @@ SelectTypeParameters=CR_CPU
 SchedulerType=sched/backfill
 SchedulerParameters=sched_interval=1,bf_interval=1,batch_sched_delay=0
 MpiDefault=none
+CommunicationParameters=NoInAddrAny,NoCtldInAddrAny
 ReturnToService=2
 MaxArraySize=1001
 MinJobAge=600
