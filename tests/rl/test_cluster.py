@@ -16,7 +16,7 @@ from tests.conftest import ROOT
 
 pytestmark = [pytest.mark.slow, pytest.mark.distributed]
 RUN = "task=orpo env=tomato env.level=-1 env.horizon=20 scale=smoke task.exact=false divergence=none task.workers=2"
-LONG = f"{RUN} task.iterations=60 checkpoint_every=0"
+LONG = f"{RUN} task.iterations=40 checkpoint_every=0"
 ENV = {
     **os.environ,
     "OMP_NUM_THREADS": "1",
@@ -86,13 +86,14 @@ def test_a_lost_node_and_a_lost_head_leave_the_run_as_it_would_have_been(tmp_pat
     alone = start(f"{LONG} dir=alone", tmp_path)
     assert alone.wait(300) == 0, alone.communicate()[1]
     wanted = rows(tmp_path / "alone")
-    assert len(wanted) == 60
+    assert len(wanted) == 40
 
-    first, there = cluster(2), tmp_path / "lost"
+    first, there = cluster(3), tmp_path / "lost"
     process = start(f"{LONG} dir=lost ray.address={first.address}", tmp_path)
     until(10, there, process)
     first.kill(1)
-    until(30, there, process)
+    first.kill(2)  # of two workers on three nodes one was on these
+    until(25, there, process)
     assert '"event": "lost"' in (there / "events.jsonl").read_text()
     first.kill(0)
     said = process.communicate(timeout=300)[1]
