@@ -81,6 +81,9 @@ class Ddp(Accelerate):
         if machines > 1 and "SLURMD_NODENAME" not in os.environ:
             what = "the job has several nodes, and this process is on none of them"
             raise RhtoolError(what, "SLURM_JOB_NUM_NODES", "start the command by sbatch, or by srun --ntasks=1")
+        if machines > 1 and run.overrides is None:
+            what = "the other nodes compose the run anew, and no overrides compose this one"
+            raise RhtoolError(what, "SLURM_JOB_NUM_NODES", "make it by rhtool.config.compose(...), or use one node")
         if count % machines:
             mend = f"choose a multiple of {machines}"
             raise ConfigError(f"{count} processes for {machines} nodes", "accelerate.num_processes", mend)

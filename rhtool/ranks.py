@@ -394,6 +394,8 @@ def main(about: Path) -> int:
     """Start the ranks of this node, and print, a JSON line each, how they fail; the exit code."""
     from rhtool.config import compose_all
 
+    said_to = os.fdopen(os.dup(1), "w")  # the run's process reads it: what libraries print goes where errors go
+    os.dup2(2, 1)
     content = json.loads(about.read_text())
     job, group = content["job"], Group(**content["group"])
     os.chdir(job["cwd"])
@@ -413,7 +415,7 @@ def main(about: Path) -> int:
                     how = _death(ranks[rank][0])
                     what, said = "failed" if how else "", [{"what": how, "traceback": ""}]
                 if what == "failed":
-                    print(json.dumps([rank, said[0]]), flush=True)
+                    print(json.dumps([rank, said[0]]), file=said_to, flush=True)
                     code = 1
     return code
 

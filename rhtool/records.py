@@ -6,7 +6,7 @@ import json
 import os
 import stat
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, BinaryIO
 
 from rhtool.errors import RhtoolError
 from rhtool.identity import changes, fingerprint
@@ -44,19 +44,24 @@ def result_of(directory: Path) -> dict[str, Any] | None:
     return result
 
 
-def content(path: Path, largest: int = LARGEST) -> bytes:
-    """The content of a file that a run wrote, which may be a stranger's: only of a plain file, and not of too much.
-
-    Raises `OSError` as opening does, and `ValueError` for a link, a device, a pipe, or more than `largest` bytes.
-    """
+def opened(path: Path) -> BinaryIO:
+    """A file that a run wrote, which may be a stranger's, for reading. Raises `OSError` as opening does, and `ValueError` for a link, a
+    device or a pipe."""
     if path.is_symlink():
         raise ValueError("it is a link")
-    with open(os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK), "rb") as file:
-        about = os.fstat(file.fileno())
-        if not stat.S_ISREG(about.st_mode):
-            raise ValueError("it is no plain file")
-        if about.st_size > largest:
-            raise ValueError(f"it has {about.st_size / 2**20:,.0f} MiB, and up to {largest / 2**20:,.0f} are read")
+    file = open(os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK), "rb")  # noqa: SIM115 (the caller closes it)
+    if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
+        file.close()
+        raise ValueError("it is no plain file")
+    return file
+
+
+def content(path: Path, largest: int = LARGEST) -> bytes:
+    """What `opened` reads, whole; `ValueError` also for more than `largest` bytes."""
+    with opened(path) as file:
+        size = os.fstat(file.fileno()).st_size
+        if size > largest:
+            raise ValueError(f"it has {size / 2**20:,.0f} MiB, and up to {largest / 2**20:,.0f} are read")
         return file.read(largest)
 
 

@@ -18,7 +18,7 @@ from typing import Any
 import pandas as pd
 
 from rhtool.locks import under_way
-from rhtool.records import Damaged, content, printable, provenance_of, result_of
+from rhtool.records import Damaged, content, opened, printable, provenance_of, result_of
 from rhtool.results.commands import AUTO, Command
 
 PROBLEM = ["env", "data", "model"]
@@ -190,14 +190,12 @@ def _number(value: Any) -> float | None:
 def _progress(path: Path) -> dict[str, float]:
     """`steps`, `iteration` and `seconds` of the last whole line of metrics.csv, from its first and its last few kilobytes."""
     try:
-        if (path / "metrics.csv").is_symlink() or not (path / "metrics.csv").is_file():
-            return {}
-        with open(path / "metrics.csv", "rb") as file:
+        with opened(path / "metrics.csv") as file:
             header = file.readline(TAIL)
             start = file.tell()
             file.seek(max(start, file.seek(0, os.SEEK_END) - TAIL))
             lines = file.read().split(b"\n")[:-1]
-    except OSError:
+    except (OSError, ValueError):
         return {}
     names = header.decode(errors="replace").strip().split(",")
     for line in reversed(lines):

@@ -13,6 +13,7 @@ import pandas as pd
 from rhtool import slurm
 from rhtool.launchers import SWEEPS
 from rhtool.progress import duration
+from rhtool.records import opened
 from rhtool.results.commands import AUTO, Command, commands
 from rhtool.results.rows import TAIL
 from rhtool.results.rows import read as read_rows
@@ -85,12 +86,10 @@ def _number(text: str) -> float:
 def iterations(directory: Path) -> int | None:
     """How many iterations a run will have, as its last attempt said; None if it has not."""
     try:
-        if (directory / "events.jsonl").is_symlink() or not (directory / "events.jsonl").is_file():
-            return None
-        with open(directory / "events.jsonl", "rb") as file:
+        with opened(directory / "events.jsonl") as file:
             file.seek(max(0, file.seek(0, os.SEEK_END) - TAIL))
             lines = file.read().splitlines()
-    except OSError:
+    except (OSError, ValueError):
         return None
     for line in reversed(lines):
         if b'"loop"' in line:

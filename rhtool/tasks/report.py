@@ -88,17 +88,21 @@ class Report(Task):
                 "the report's directory is a link that leads out of the runs'", str(to), "delete it, or give task.to"
             )
         to.mkdir(parents=True, exist_ok=True)
-        for path in to.iterdir():
-            if path.is_symlink():
-                path.unlink()  # what is written there is to be there
-        written = [to / "table.csv", to / "table.md"]
+
+        def own(name: str) -> Path:
+            """The file in the report's directory, and not one elsewhere that a link there means, unless the user chose the directory."""
+            if not self.to and (to / name).is_symlink():
+                (to / name).unlink()
+            return to / name
+
+        written = [own("table.csv"), own("table.md")]
         if self.plots:
             from rhtool.results import overoptimisation_plot, plots
 
             pictures = [*plots.files(found, keys, outputs), *overoptimisation_plot.files(overoptimised)]
             for name, figure in pictures:
-                plots.save(figure, to / name)
-                written.append(to / name)
+                written.append(own(name))
+                plots.save(figure, written[-1])
         tables.frame(found, keys).to_csv(written[0], index=False, float_format="%.10g")
         written += drawn
         pictures = [os.path.relpath(path, to) for path in written[2:]]

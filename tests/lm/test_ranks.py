@@ -234,6 +234,9 @@ def test_a_job_of_several_nodes_is_divided_evenly_from_one_of_them(monkeypatch):
         run.accelerate.check(run)
     run.accelerate.num_processes = None
     assert run.accelerate.processes() == 2
+    run.overrides = None
+    with pytest.raises(RhtoolError, match="no overrides compose this one"):
+        run.accelerate.check(run)
 
 
 def test_how_a_run_is_computed_is_no_part_of_what_it_is():

@@ -112,6 +112,10 @@ def test_links_lead_neither_to_runs_elsewhere_nor_the_report_there(
     (tmp_path / "outputs/report/table.csv").symlink_to(mine)
     assert in_process("task=report")[0] == 0
     assert mine.read_text() == "kept" and (tmp_path / "outputs/report/table.csv").read_text().count("\n") > 1
+    (tmp_path / "chosen").mkdir()
+    (tmp_path / "chosen/another").symlink_to(mine)
+    assert in_process("task=report task.to=chosen")[0] == 0
+    assert (tmp_path / "chosen/another").is_symlink()  # of the user, and of another thing
     for path in (tmp_path / "outputs/report").iterdir():
         path.unlink()
     (tmp_path / "outputs/report").rmdir()
