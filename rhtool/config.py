@@ -18,12 +18,11 @@ import json
 import os
 import re
 import traceback
-import weakref
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from hydra.core.config_store import ConfigStore
+from hydra.core.config_store import ConfigNode, ConfigStore
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.hydra_config import HydraConfig
 from hydra.errors import HydraException, MissingConfigException, OverrideParseException
@@ -88,8 +87,18 @@ LONGEST_NAME = 120
 """characters of the variant in a directory's name; a longer one is cut and hashed"""
 
 
-_stored: weakref.WeakKeyDictionary[ConfigStore, set[type]] = weakref.WeakKeyDictionary()
-"""classes whose schemas a store has: making them is half of composing"""
+class _Schema(ConfigNode):
+    """Hydra's schema of a dataclass, made when it is first asked for: a command uses one in ten, and each takes time."""
+
+    def __init__(self, cls: type | Run, group: str, name: str) -> None:
+        self.cls, self.name, self.group, self.package, self.provider = cls, name, group or None, None, None
+
+    @functools.cached_property
+    def node(self) -> DictConfig:
+        return OmegaConf.structured(self.cls)
+
+    def __copy__(self) -> ConfigNode:  # what Hydra takes
+        return ConfigNode(self.name, self.node, self.group, self.package, self.provider)
 
 
 def register() -> None:
@@ -103,20 +112,25 @@ def register() -> None:
                 importlib.import_module(f"{package}.{file.stem}")
     for module in filter(None, os.environ.get("RHTOOL_PLUGINS", "").split(",")):
         _import_plugin(module)
-    store = ConfigStore.instance()
     # Each group starts as its base class: only then may a YAML put any subclass in its place.
-    found = {Run: ("", "schema", Run(**{group: base() for group, base in GROUPS.items()}))}
+    _store("", "schema", Run(**{group: base() for group, base in GROUPS.items()}))
     for group, base in GROUPS.items():
-        found |= {cls: (f"schema/{group}", option_name(cls), cls) for cls in [base, *subclasses(base)]}
-    found |= {cls: ("hydra/launcher", name, cls) for name, cls in LAUNCHERS.items()}
-    there = _stored.setdefault(store, set())
-    for cls, (group, name, node) in found.items():
-        if cls not in there:
-            store.store(group=group or None, name=name, node=node)
-    there.update(found)  # not |=, which makes a new set of it
+        for cls in [base, *subclasses(base)]:
+            _store(f"schema/{group}", option_name(cls), cls)
+    for name, cls in LAUNCHERS.items():
+        _store("hydra/launcher", name, cls)
     OmegaConf.register_new_resolver("kind_of", lambda data: "control" if data == "none" else "texts", replace=True)
     OmegaConf.register_new_resolver("scaled", _scaled, replace=True)
     OmegaConf.register_new_resolver("cloned", functools.partial(_scaled, numbers="cloning"), replace=True)
+
+
+def _store(group: str, name: str, cls: type | Run) -> None:
+    place = ConfigStore.instance().repo
+    for part in filter(None, group.split("/")):
+        place = place.setdefault(part, {})
+    there = place.get(f"{name}.yaml")
+    if not isinstance(there, _Schema) or there.cls != cls:
+        place[f"{name}.yaml"] = _Schema(cls, group, f"{name}.yaml")
 
 
 def _import_plugin(module: str) -> None:
@@ -196,9 +210,9 @@ def compose_all(overrides: Sequence[str], multirun: bool = False, config_dir: st
         for job in _jobs(overrides) if multirun else [overrides]:
             try:
                 with explained():
-                    cfg = _composed(list(job), known)
+                    cfg, reference = _composed(list(job), known)
                     HydraConfig.instance().set_config(cfg)
-                    runs.append(from_config(cfg))
+                    runs.append(from_config(cfg, reference))
             except ConfigError as error:
                 wrong.setdefault(str(error), error)  # of all jobs, each error once
     if len(wrong) > 1:
@@ -238,8 +252,8 @@ def _jobs(overrides: list[str]) -> list[list[str]]:
     return [job for batch in sweeper.split_arguments(parsed, None) for job in batch]
 
 
-def _composed(job: list[str], known: dict[tuple[str, ...], DictConfig]) -> DictConfig:
-    """What Hydra composes of a job's overrides.
+def _composed(job: list[str], known: dict[tuple[str, ...], DictConfig]) -> tuple[DictConfig, DictConfig]:
+    """What Hydra composes of a job's overrides, and of those alone that choose groups.
 
     `known` keeps what choices of groups compose: the jobs of a sweep share a few, and Hydra takes a fifth of a second for
     each. Fields are then set in a copy, by Hydra itself; a job in which that fails is composed anew, for its words.
@@ -261,13 +275,16 @@ def _composed(job: list[str], known: dict[tuple[str, ...], DictConfig]) -> DictC
     try:
         ConfigLoaderImpl._apply_overrides_to_config(OverridesParser.create().parse_overrides(fields), cfg)
     except HydraException:
-        return hydra_compose("config", job, return_hydra_config=True)
+        return hydra_compose("config", job, return_hydra_config=True), known[groups]
     cfg.hydra.overrides.task = [word for word in job if word in fields or word in cfg.hydra.overrides.task]
-    return cfg
+    return cfg, known[groups]
 
 
-def from_config(cfg: DictConfig) -> Run:
-    """The live `Run` of a composed configuration, with its directory. Hydra's own configuration must be set."""
+def from_config(cfg: DictConfig, reference: DictConfig | None = None) -> Run:
+    """The live `Run` of a composed configuration, with its directory. Hydra's own configuration must be set.
+
+    `reference` is what the same choices of groups compose, nothing else being overridden; it is composed if not given.
+    """
     hydra = HydraConfig.get()
     with explained():
         plain = copy.deepcopy(cfg)
@@ -276,7 +293,7 @@ def from_config(cfg: DictConfig) -> Run:
         run: Run = OmegaConf.to_object(plain)
         run.check_values()
         run.options = {group: option for group, option in hydra.runtime.choices.items() if option and "/" not in group}
-        run.tuned = _tuned(run, plain, hydra)
+        run.tuned = _tuned(run, plain, hydra, reference)
         run.overrides = list(hydra.overrides.task)
         run.config_dirs = [
             os.path.abspath(source.path)
@@ -328,7 +345,7 @@ def directory(run: Run) -> str:
     return str(Path(run.outputs, top, *named, variant, f"seed={run.seed}", run.tuned.get(STAGE, "")))
 
 
-def _tuned(run: Run, cfg: DictConfig, hydra: Any) -> dict[str, Any]:
+def _tuned(run: Run, cfg: DictConfig, hydra: Any, reference: DictConfig | None) -> dict[str, Any]:
     """`{key: value}` of the command line's overrides that change something and have no place of their own in the path.
 
     An override that says what is so anyway (`env.level=4`) is none: the value is compared with what the same choice of
@@ -343,7 +360,6 @@ def _tuned(run: Run, cfg: DictConfig, hydra: Any) -> dict[str, Any]:
         for group, option in unnamed.items()
         if group not in ("env", "divergence", *run.task.uses) and option != _default_options()[group]
     }
-    searchpath = [o for o in hydra.overrides.hydra if o.startswith("hydra.searchpath=")]
     fields = {f.name: f for f in dataclasses.fields(Run)}
     ignored = {"coeff", "seed", *INCIDENTAL, *(g for g in ("env", "divergence") if g not in run.task.uses)}
     for key in sorted(overrides.keys() - chosen.keys()):
@@ -352,8 +368,11 @@ def _tuned(run: Run, cfg: DictConfig, hydra: Any) -> dict[str, Any]:
             continue
         values: dict[str, Any] = {}
         flatten(functools.reduce(getattr, key.split("."), run), key, values)  # env.training={lr: 1} is several keys
+        if reference is None:
+            searchpath = [o for o in hydra.overrides.hydra if o.startswith("hydra.searchpath=")]
+            reference = _reference((*chosen.values(), *searchpath))
         for path, value in values.items():
-            if OmegaConf.select(cfg, path) != OmegaConf.select(_reference((*chosen.values(), *searchpath)), path):
+            if OmegaConf.select(cfg, path) != OmegaConf.select(reference, path):
                 tuned[path] = value
     return dict(sorted(tuned.items()))
 
@@ -367,7 +386,6 @@ def _is_incidental(obj: Any, path: list[str]) -> bool:
     return False
 
 
-@functools.cache
 def _reference(groups: tuple[str, ...]) -> DictConfig:
     """What these choices of groups compose, nothing else being overridden."""
     return GlobalHydra.instance().config_loader().load_configuration("config", list(groups), RunMode.RUN)
