@@ -97,8 +97,11 @@ class _Schema(ConfigNode):
     def node(self) -> DictConfig:
         return OmegaConf.structured(self.cls)
 
-    def __copy__(self) -> ConfigNode:  # what Hydra takes
+    def __copy__(self) -> ConfigNode:  # what Hydra takes, and copies deeply
         return ConfigNode(self.name, self.node, self.group, self.package, self.provider)
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> _Schema:  # Hydra copies the whole store to compose
+        return self
 
 
 def register() -> None:

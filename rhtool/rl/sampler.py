@@ -135,19 +135,24 @@ class Sampler:
         references = [ask(runner, i) for i, runner in enumerate(self.runners)]
         found = []
         for i in range(self.workers):
+            restored: list[Any] = []
             for attempt in range(ATTEMPTS + 1):
                 try:
+                    _result(restored)  # an error there would leave a runner that samples from its start
                     found.append(_result(references[i]))
                     break
                 except (RayActorError, ObjectLostError) as error:
                     if attempt == ATTEMPTS or getattr(error, "actor_init_failed", False):
                         raise
-                    self._replace(i, error)
+                    restored = self._replace(i, error)
                     references[i] = ask(self.runners[i], i)
         return found
 
-    def _replace(self, i: int, error: Exception) -> None:
-        """Make runner `i` anew, as it was after its last sample; with its own CPU if one is free, else it shares another's."""
+    def _replace(self, i: int, error: Exception) -> list[Any]:
+        """Make runner `i` anew, as it was after its last sample; with its own CPU if one is free, else it shares another's.
+
+        What is returned refers to the end of giving it that state.
+        """
         import ray
 
         from rhtool.rl.cluster import cores
@@ -156,8 +161,7 @@ class Sampler:
         self._lost(f"the actor with lanes {first} to {end - 1}: {_reason(error)}")
         ray.kill(self.runners[i])
         self.runners[i] = self._make(i, cpus=float(cores() >= 1))
-        if self._states[i] is not None:
-            self.runners[i].set_state.remote(self._states[i])
+        return [] if self._states[i] is None else [self.runners[i].set_state.remote(self._states[i])]
 
 
 def _result(references: Any) -> Any:
