@@ -17,11 +17,12 @@ import shutil
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
-
-import numpy as np
+from typing import TYPE_CHECKING, Any
 
 from rhtool.errors import RhtoolError, nearest
+
+if TYPE_CHECKING:
+    import numpy as np
 
 log = logging.getLogger(__name__)
 
@@ -170,6 +171,8 @@ def _digest(tree: Any) -> str:
 
 
 def _encode(value: Any, path: str, arrays: dict[str, np.ndarray]) -> Any:
+    import numpy as np
+
     torch = sys.modules.get("torch")  # there can be no tensor before torch is imported
     if value is None or isinstance(value, bool | str):
         return value
@@ -199,6 +202,8 @@ def _encode(value: Any, path: str, arrays: dict[str, np.ndarray]) -> Any:
 
 
 def _store(array: np.ndarray, path: str, arrays: dict[str, np.ndarray]) -> str:
+    import numpy as np
+
     name = path.lstrip("/") or "state"
     while name in arrays:  # {"a/b": x, "a": {"b": y}}
         name += "'"

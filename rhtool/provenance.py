@@ -3,7 +3,6 @@ the names of the modules in RHTOOL_PLUGINS, without which a command would not co
 
 from __future__ import annotations
 
-import importlib.metadata
 import os
 import platform
 import socket
@@ -48,6 +47,8 @@ def provenance() -> dict[str, Any]:
 
 def versions(packages: list[str] = PACKAGES) -> dict[str, str | None]:
     """`{package: version}`, None if it is not installed, without importing any."""
+    import importlib.metadata
+
     found: dict[str, str | None] = {"python": platform.python_version()}
     for package in packages:
         try:

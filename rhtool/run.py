@@ -30,8 +30,6 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Protocol
 
-import numpy as np
-
 from rhtool.accelerate import Accelerate, Ray, Single
 from rhtool.checkpoints import Checkpoints, write_atomic
 from rhtool.data.base import Data
@@ -286,6 +284,8 @@ class Run:
 
     def _attempt(self) -> dict[str, Any]:
         """Run the task under the lock, and write how it ended."""
+        import numpy as np
+
         if self.fresh and not _requeued():
             set_aside(self.path)
         record = provenance_of(self.path) or {"identity": None, "attempts": []}

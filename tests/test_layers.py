@@ -17,6 +17,8 @@ from tests.conftest import ROOT
 PACKAGE = ROOT / "rhtool"
 SOURCES = sorted(PACKAGE.rglob("*.py"))
 HEAVY = {
+    "numpy",
+    "asyncio",
     "torch",
     "ray",
     "transformers",

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.metadata
 import sys
 from dataclasses import dataclass
 from typing import ClassVar
@@ -56,6 +55,8 @@ def extra_mark(extra: str) -> str:
 
 def installed(extra: str) -> bool:
     """Whether an extra of pyproject.toml is installed."""
+    import importlib.metadata
+
     try:
         importlib.metadata.version(EXTRAS[extra])
     except importlib.metadata.PackageNotFoundError:

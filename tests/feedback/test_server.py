@@ -32,7 +32,7 @@ def server(at: Misbehaving, **options) -> Server:
 
 @pytest.fixture(autouse=True)
 def _impatient(monkeypatch):
-    monkeypatch.setattr("rhtool.feedback.server.LONGEST_WAIT", 0.05)
+    monkeypatch.setattr("rhtool.feedback.online.LONGEST_WAIT", 0.05)
 
 
 def test_a_thousand_questions_are_all_answered_once_and_in_order(tmp_path, monkeypatch, caplog):
