@@ -109,6 +109,26 @@ def test_the_order_is_checked_link_by_link(stored: Path) -> None:
     assert "- sqrt_chi2 over action < sqrt_chi2: holds (5.5 and 8, as in the paper: 6.24 and 9.17)" in text
 
 
+def test_the_objective_prefers_whose_proxy_less_penalty_is_highest(tmp_path: Path) -> None:
+    (tmp_path / "paper.csv").write_bytes((tables.STORE / "paper.csv").read_bytes())
+    for divergence, coeff, proxy, spent in [
+        ("none", 0.0, 0.5, 10.0),
+        ("sqrt_chi2", 0.2, 0.1, 2.0),  # lambda = 0.01, half of what makes up for the other's reward
+        ("sqrt_chi2", 1.0, 0.08, 1.0),  # lambda = 0.05
+        ("sqrt_chi2", 5.0, 0.07, 0.0),
+    ]:
+        numbers = {"mean/proxy": proxy, "base/mean/proxy": 0.06, "divergence/sqrt_chi2": spent}
+        write_run(tmp_path, experiment=EXPERIMENT, divergence=divergence, coeff=coeff, metrics=returns(6, 7) | numbers)
+    for file in tmp_path.rglob("provenance.json"):
+        record = json.loads(file.read_text()) | {"fingerprint": None}
+        record["attempts"] = [{"cpus": 2, "threads": 1, "gpus": [], "git": None, "versions": {}}]
+        file.write_text(json.dumps(record))
+    text = unpadded(tables.page(PAGE, tmp_path))
+    assert "| sqrt_chi2 | 0.2 | 0.080 | 0.060 | 0.400 | no regularisation |" in text
+    assert "| sqrt_chi2 | 1 | 0.030 | 0.060 | 0.000 | base policy |" in text
+    assert "| sqrt_chi2 | 5 | 0.070 | 0.060 | -2.000 | this policy |" in text
+
+
 def test_without_runs_it_says_so_and_keeps_the_papers_numbers(tmp_path: Path) -> None:
     (tmp_path / "paper.csv").write_bytes((tables.STORE / "paper.csv").read_bytes())
     text = unpadded(tables.page(PAGE.replace("tomato", "glucose"), tmp_path))

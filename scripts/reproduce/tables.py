@@ -22,10 +22,11 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from rhtool.config import compose
 from rhtool.records import provenance_of
 from rhtool.results.cells import ON_TRUE, Cell, Keys, Section, by_seed, column, sections
 from rhtool.results.rows import read
-from rhtool.results.tables import diagnostics, table_of_methods, texts
+from rhtool.results.tables import diagnostics, formatter, table_of_methods, texts
 
 PAGE = Path(__file__).resolve().parents[2] / "docs" / "reproductions.md"
 STORE = PAGE.with_suffix("")
@@ -69,6 +70,8 @@ def block(env: str, found: list[Section], paper: list[dict[str, str]], store: Pa
         parts += ["Every coefficient, as `rhtool task=report` has it:\n", table_of_methods(*texts(section, KEYS))]
         if (table := diagnostics(section, KEYS))[1]:
             parts += ["Diagnostics of hacking:\n", table_of_methods(*table)]
+        if (table := objectives(section, shared))[1]:
+            parts += ["What the objective says, by the mean reward of a step:\n", table_of_methods(*table)]
     return "\n".join(parts)
 
 
@@ -113,6 +116,34 @@ def order(values: dict[str, Value], theirs: list[dict[str, str]], divide: float)
     return f"The order no regularisation < base policy < over action < over state_action, medians: {verdict}.\n\n" + (
         "\n".join(lines) + "\n"
     )
+
+
+def objectives(section: Section, shared: list[str]) -> tuple[list[str], list[list[str]]]:
+    """Whom the objective prefers: J(pi, proxy) - lambda D(mu_pi, mu_base), per step, of a cell's policies and of others.
+
+    The others are the base policy and those that were trained without regularisation, at the same lambda. D is exact where
+    that was measured. Of cells over state_action, since of the unregularised policies no other D is known.
+    """
+    plain = next((cell for cell in section.cells if _label(cell, shared) == PLAIN and cell.true.n), None)
+    header = ["method", "coeff", "this policy", "base policy", "no regularisation", "highest"]
+    found = []
+    for cell in section.cells if plain else ():
+        names = [f"exact/divergence/{cell.divergence}", f"divergence/{cell.divergence}"]
+        runs, hacked = _done(cell), _done(plain)
+        known = [key for key in names if all(np.isfinite(column(each, key)).any() for each in (runs, hacked))]
+        if cell.over != "state_action" or not cell.strength or not known:
+            continue
+        run = compose("task=orpo", f"env={section.env}", f"divergence={cell.divergence}", *section.setting)
+        penalty = float(cell.strength) * run.divergence.scale(run.env) / run.env.proxy_scale
+        own, other = (_value(column(each, "mean/proxy") - penalty * column(each, known[0])) for each in (runs, hacked))
+        base = _value(by_seed(pd.concat([runs, hacked]), "base/mean/proxy"))
+        found.append((cell, own[0], base[0], other[0]))
+    write = formatter(value for _, *values in found for value in values)
+    rows = [
+        [_label(cell, shared), cell.strength, *map(write, values), header[2 + int(np.argmax(values))]]
+        for cell, *values in found
+    ]
+    return header, rows
 
 
 def made_with(runs: pd.DataFrame, store: Path) -> str:
