@@ -112,7 +112,8 @@ def order(values: dict[str, Value], theirs: list[dict[str, str]], divide: float)
     wrong = sum("**" in line for line in lines)
     if not lines:
         return "The order cannot be checked yet.\n"
-    verdict = f"{wrong} of {len(lines)} comparisons disagree" if wrong else f"all {len(lines)} comparisons agree"
+    agree = "the one comparison agrees" if len(lines) == 1 else f"all {len(lines)} comparisons agree"
+    verdict = f"{wrong} of {len(lines)} comparisons disagree" if wrong else agree
     return f"The order no regularisation < base policy < over action < over state_action, medians: {verdict}.\n\n" + (
         "\n".join(lines) + "\n"
     )
@@ -158,7 +159,7 @@ def made_with(runs: pd.DataFrame, store: Path) -> str:
     commits = sorted({(attempt["git"] or {}).get("commit", "?")[:7] for attempt in attempts})
     torch = sorted({str(attempt["versions"].get("torch")) for attempt in attempts})
     return (
-        f"{len(runs)} finished runs, each on {on}, {runs.seconds.sum() / 3600:.1f} hours together "
+        f"{len(runs)} finished run{'s' * (len(runs) != 1)}, each on {on}, {runs.seconds.sum() / 3600:.1f} hours together "
         f"(torch {', '.join(torch)}; commit {', '.join(commits)})"
     )
 
