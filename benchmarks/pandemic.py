@@ -38,7 +38,9 @@ def main() -> None:
         spent = 1e6 * (time.process_time() - started) / LANES / env.config.horizon
         theirs = [episode for episode in golden if episode["policy"] == f"S{policy}"]
         columns = [[e["true"] for e in theirs], [e["proxy"] for e in theirs], [e["final"]["DEAD"] for e in theirs]]
-        old = [f"{np.mean(column):.{digits}f}" if column else "" for column, digits in zip(columns, (2, 2, 1), strict=True)]
+        old = [
+            f"{np.mean(column):.{digits}f}" if column else "" for column, digits in zip(columns, (2, 2, 1), strict=True)
+        ]
         print(f"{policy:>6}{true:>9.2f}{old[0]:>10}{proxy:>9.2f}{old[1]:>10}", end="")
         print(f"{info['dead'].mean():>8.1f}{old[2]:>10}{spent:>9.0f}")
 

@@ -109,6 +109,13 @@ def test_the_order_is_checked_link_by_link(stored: Path) -> None:
     assert "- sqrt_chi2 over action < sqrt_chi2: holds (5.5 and 8, as in the paper: 6.24 and 9.17)" in text
 
 
+def as_stored(path: Path, **attempt: object) -> None:
+    """Make the provenance of a run that the tests wrote what `store.py` keeps of one."""
+    record = json.loads((path / "provenance.json").read_text()) | {"fingerprint": None}
+    record["attempts"] = [{"cpus": 2, "threads": 1, "gpus": [], "git": None, "versions": {}} | attempt]
+    (path / "provenance.json").write_text(json.dumps(record))
+
+
 def test_the_objective_prefers_whose_proxy_less_penalty_is_highest(tmp_path: Path) -> None:
     (tmp_path / "paper.csv").write_bytes((tables.STORE / "paper.csv").read_bytes())
     for divergence, coeff, proxy, spent in [
@@ -118,11 +125,8 @@ def test_the_objective_prefers_whose_proxy_less_penalty_is_highest(tmp_path: Pat
         ("sqrt_chi2", 5.0, 0.07, 0.0),
     ]:
         numbers = {"mean/proxy": proxy, "base/mean/proxy": 0.06, "divergence/sqrt_chi2": spent}
-        write_run(tmp_path, experiment=EXPERIMENT, divergence=divergence, coeff=coeff, metrics=returns(6, 7) | numbers)
-    for file in tmp_path.rglob("provenance.json"):
-        record = json.loads(file.read_text()) | {"fingerprint": None}
-        record["attempts"] = [{"cpus": 2, "threads": 1, "gpus": [], "git": None, "versions": {}}]
-        file.write_text(json.dumps(record))
+        run = {"experiment": EXPERIMENT, "divergence": divergence, "coeff": coeff}
+        as_stored(write_run(tmp_path, metrics=returns(6, 7) | numbers, **run))
     text = unpadded(tables.page(PAGE, tmp_path))
     assert "| sqrt_chi2 | 0.2 | 0.080 | 0.060 | 0.400 | no regularisation |" in text
     assert "| sqrt_chi2 | 1 | 0.030 | 0.060 | 0.000 | base policy |" in text
@@ -144,14 +148,30 @@ def test_a_shorter_run_is_labelled_and_still_beside_the_paper(tmp_path: Path) ->
             tmp_path, env=env, divergence="none", coeff=0, tuned=tuned, metrics=returns(-30000, 9),
             experiment="correlated_proxies_traffic",
         )  # fmt: skip
-        record = json.loads((path / "provenance.json").read_text()) | {"fingerprint": None}
-        record["attempts"] = [{"cpus": 8, "threads": 2, "gpus": ["H200"], "git": None, "versions": {}}]
-        (path / "provenance.json").write_text(json.dumps(record))
+        as_stored(path, cpus=8, threads=2, gpus=["H200"])
     text = unpadded(tables.page(PAGE.replace("tomato", "traffic"), tmp_path))
     assert "**traffic (correlated_proxies_traffic), task.iterations=5**, 2 finished runs" in text
     assert "`rhtool experiment=correlated_proxies_traffic -m task.iterations=5`" in text and "8 CPUs and H200" in text
     assert "| no regularisation | -57.38 | | -30.00 | 1 |" in text
     assert "| PPO on the true reward | -0.93 | | -30.00 | 1 |" in text
+
+
+@pytest.mark.parametrize("early", [True, False])
+def test_sums_over_episodes_of_different_lengths_are_told_from_others(tmp_path: Path, early: bool) -> None:
+    (tmp_path / "paper.csv").write_bytes((tables.STORE / "paper.csv").read_bytes())
+    for divergence, length, true in [("none", 100.0, -9.0), ("sqrt_chi2", 40.0 if early else 100.0, -6.0)]:
+        numbers = {"episode/length": length, "mean/true": true / length}
+        numbers |= {"base/episode/length": 100.0, "base/mean/true": -0.08}
+        metrics = returns(true, 7, (-8.0, 6.0)) | numbers
+        as_stored(write_run(tmp_path, experiment=EXPERIMENT, divergence=divergence, coeff=0.1, metrics=metrics))
+    text = unpadded(tables.page(PAGE, tmp_path))
+    link = "- base policy < sqrt_chi2: holds (-8 and -6, as in the paper: 5.86 and 9.17"
+    if early:
+        assert f"{link}; **over 100 and 40 steps**, of -0.08 and -0.15 each)" in text
+        assert "hours a run | steps | true of a step |" in text and "| 40 | -0.15 |" in text
+        assert "- no regularisation < base policy: holds (-9 and -8, as in the paper: 2.35 and 5.86)" in text
+    else:
+        assert f"{link})" in text and "steps |" not in text
 
 
 SCRIPT = [

@@ -37,6 +37,9 @@ MARKED = re.compile(r"(?<=<!-- made from the stored runs: )(\w+)( -->\n).*?(?=<!
 Value = tuple[float, float, int]
 """median and standard deviation (NaN from one seed) over seeds, and how many"""
 
+Steps = tuple[float, float]
+"""of the episodes: their mean length, and the mean true reward of a step; medians over seeds"""
+
 
 def page(text: str, store: Path = STORE) -> str:
     """The page with its tables made anew."""
@@ -57,32 +60,45 @@ def block(env: str, found: list[Section], paper: list[dict[str, str]], store: Pa
     for section in ours:
         # What all of them have, fewer iterations say, is said once, so that their methods are the paper's.
         shared = sorted(set.intersection(*({*cell.tuned} for cell in section.cells)) - {ON_TRUE})
-        best = {_label(cell, shared): cell for cell in section.chosen() if cell.true.n}
+        section = replace(section, cells=[replace(cell, unsaid=cell.unsaid.union(shared)) for cell in section.cells])
+        best = {cell.label: cell for cell in section.chosen() if cell.true.n}
         values = {label: _value(column(_done(cell), KEYS.true)) for label, cell in best.items()}
+        steps = {label: _steps(_done(cell)) for label, cell in best.items()}
         runs = pd.concat([_done(cell) for cell in section.cells])
         if "true" in section.base:
             values[BASE] = _value(by_seed(runs, f"base/{KEYS.true}"))
+            steps[BASE] = _steps(runs, "base/")
+        if not _differ(*(length for length, _ in steps.values())):
+            steps = {}
         changed = [*([] if section.scale == "paper" else [f"scale={section.scale}"]), *section.setting, *shared]
         command = " ".join([f"rhtool experiment={section.group} -m", *changed])
         title = ", ".join([section.title, *shared])
         parts.append(f"**{title}**, {made_with(runs, store)}: `{command}`\n")
-        parts += [beside(values, theirs, divide, best), order(values, theirs, divide)]
+        parts += [beside(values, theirs, divide, best, steps), order(values, theirs, divide, steps)]
         parts += ["Every coefficient, as `rhtool task=report` has it:\n", table_of_methods(*texts(section, KEYS))]
         if (table := diagnostics(section, KEYS))[1]:
             parts += ["Diagnostics of hacking:\n", table_of_methods(*table)]
-        if (table := objectives(section, shared))[1]:
+        if (table := objectives(section))[1]:
             parts += ["What the objective says, by the mean reward of a step:\n", table_of_methods(*table)]
     return "\n".join(parts)
 
 
 def beside(
-    values: dict[str, Value], theirs: list[dict[str, str]], divide: float, best: dict[str, Cell] | None = None
+    values: dict[str, Value],
+    theirs: list[dict[str, str]],
+    divide: float,
+    best: dict[str, Cell] | None = None,
+    steps: dict[str, Steps] | None = None,
 ) -> str:
-    """The papers' numbers and ours, a row per method: theirs in the order of Table 1, then methods that it has not."""
+    """The papers' numbers and ours, a row per method: theirs in the order of Table 1, then methods that it has not.
+
+    With `steps`, how long our episodes are and what a step has.
+    """
     table = {row["method"]: row for row in theirs if row["place"] != "re-run"}
     again = {row["method"]: row for row in theirs if row["place"] == "re-run"}
     unit = "" if divide == 1 else f", x{divide:,.0f}"
     header = ["method", f"paper{unit}", f"re-run{unit}", f"ours{unit}", "n", "coeff", "hacked?", "hours a run"]
+    header += ["steps", "true of a step"] if steps else []
     rows = []
     for method in dict.fromkeys([*table, *values]):
         cell = (best or {}).get(method)
@@ -90,12 +106,21 @@ def beside(
         hours = _value(column(_done(cell), "seconds"))[0] / 3600 if cell else math.nan
         quoted = [_quoted(source[method]) if method in source else "" for source in (table, again)]
         of_cell = [cell.strength, cell.hacked, f"{hours:.2f}"] if cell else [""] * 3
-        rows.append([method, *quoted, _spread(ours, divide), str(ours[2] or ""), *of_cell])
+        of_steps = [f"{value:,.4g}" if method in steps else "" for value in steps.get(method, (0, 0))] if steps else []
+        rows.append([method, *quoted, _spread(ours, divide), str(ours[2] or ""), *of_cell, *of_steps])
     return table_of_methods(header, rows)
 
 
-def order(values: dict[str, Value], theirs: list[dict[str, str]], divide: float) -> str:
-    """The paper's order, no regularisation < base policy < over action < over state_action, link by link."""
+def order(
+    values: dict[str, Value],
+    theirs: list[dict[str, str]],
+    divide: float,
+    steps: dict[str, Steps] | None = None,
+) -> str:
+    """The paper's order, no regularisation < base policy < over action < over state_action, link by link.
+
+    A link between episodes of different lengths says what a step has: the higher sum may be that of fewer steps.
+    """
     paper = {row["method"]: float(row["true"]) for row in theirs if row["place"] != "re-run"}
     lines = []
     for divergence in ("sqrt_chi2", "kl"):
@@ -107,6 +132,11 @@ def order(values: dict[str, Value], theirs: list[dict[str, str]], divide: float)
             said = "holds" if holds else "**does not hold**"
             agree = "as in the paper" if holds == held else "**the paper disagrees**"
             numbers = f"{ours[0] / divide:.4g} and {ours[1] / divide:.4g}, {agree}: {there[0]:g} and {there[1]:g}"
+            lengths, means = zip(*((steps or {}).get(method, (1.0, 0.0)) for method in (low, high)), strict=True)
+            if _differ(*lengths):
+                numbers += (
+                    f"; **over {lengths[0]:.0f} and {lengths[1]:.0f} steps**, of {means[0]:.4g} and {means[1]:.4g} each"
+                )
             lines.append(f"- {low} < {high}: {said} ({numbers})")
     lines = list(dict.fromkeys(lines))
     wrong = sum("**" in line for line in lines)
@@ -119,13 +149,13 @@ def order(values: dict[str, Value], theirs: list[dict[str, str]], divide: float)
     )
 
 
-def objectives(section: Section, shared: list[str]) -> tuple[list[str], list[list[str]]]:
+def objectives(section: Section) -> tuple[list[str], list[list[str]]]:
     """Whom the objective prefers: J(pi, proxy) - lambda D(mu_pi, mu_base), per step, of a cell's policies and of others.
 
     The others are the base policy and those that were trained without regularisation, at the same lambda. D is exact where
     that was measured. Of cells over state_action, since of the unregularised policies no other D is known.
     """
-    plain = next((cell for cell in section.cells if _label(cell, shared) == PLAIN and cell.true.n), None)
+    plain = next((cell for cell in section.cells if cell.label == PLAIN and cell.true.n), None)
     header = ["method", "coeff", "this policy", "base policy", "no regularisation", "highest"]
     found = []
     for cell in section.cells if plain else ():
@@ -141,8 +171,7 @@ def objectives(section: Section, shared: list[str]) -> tuple[list[str], list[lis
         found.append((cell, own[0], base[0], other[0]))
     write = formatter(value for _, *values in found for value in values)
     rows = [
-        [_label(cell, shared), cell.strength, *map(write, values), header[2 + int(np.argmax(values))]]
-        for cell, *values in found
+        [cell.label, cell.strength, *map(write, values), header[2 + int(np.argmax(values))]] for cell, *values in found
     ]
     return header, rows
 
@@ -164,10 +193,6 @@ def made_with(runs: pd.DataFrame, store: Path) -> str:
     )
 
 
-def _label(cell: Cell, shared: list[str]) -> str:
-    return replace(cell, tuned=tuple(word for word in cell.tuned if word not in shared)).label
-
-
 def _done(cell: Cell) -> pd.DataFrame:
     return cell.runs[cell.runs.status == "done"]
 
@@ -178,6 +203,16 @@ def _value(values: Any) -> Value:
     if not len(values):
         return math.nan, math.nan, 0
     return float(np.median(values)), float(values.std(ddof=1)) if len(values) > 1 else math.nan, len(values)
+
+
+def _steps(runs: pd.DataFrame, whose: str = "") -> Steps:
+    return tuple(_value(by_seed(runs, whose + key))[0] for key in ("episode/length", "mean/true"))
+
+
+def _differ(*lengths: float) -> bool:
+    """Whether episodes are of lengths whose sums should not be compared without saying so: more than 5 % apart."""
+    known = [length for length in lengths if math.isfinite(length)]
+    return bool(known) and max(known) > 1.05 * min(known)
 
 
 def _spread(value: Value, divide: float) -> str:
