@@ -37,10 +37,10 @@ def main() -> None:
             true, proxy = true + info["true_reward"].mean(), proxy + info["proxy_reward"].mean()
         spent = 1e6 * (time.process_time() - started) / LANES / env.config.horizon
         theirs = [episode for episode in golden if episode["policy"] == f"S{policy}"]
-        columns = [[e["true"] for e in theirs], [e["proxy"] for e in theirs], [e["final"]["DEAD"] for e in theirs]]
-        old = [
-            f"{np.mean(column):.{digits}f}" if column else "" for column, digits in zip(columns, (2, 2, 1), strict=True)
-        ]
+        old = [""] * 3
+        if theirs:
+            means = ([e[key] for e in theirs] for key in ("true", "proxy"))
+            old = [*(f"{np.mean(each):.2f}" for each in means), f"{np.mean([e['final']['DEAD'] for e in theirs]):.1f}"]
         print(f"{policy:>6}{true:>9.2f}{old[0]:>10}{proxy:>9.2f}{old[1]:>10}", end="")
         print(f"{info['dead'].mean():>8.1f}{old[2]:>10}{spent:>9.0f}")
 

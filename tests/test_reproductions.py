@@ -165,6 +165,7 @@ def test_sums_over_episodes_of_different_lengths_are_told_from_others(tmp_path: 
         metrics = returns(true, 7, (-8.0, 6.0)) | numbers
         as_stored(write_run(tmp_path, experiment=EXPERIMENT, divergence=divergence, coeff=0.1, metrics=metrics))
     text = unpadded(tables.page(PAGE, tmp_path))
+    assert "medians: all 2 comparisons agree." in text
     link = "- base policy < sqrt_chi2: holds (-8 and -6, as in the paper: 5.86 and 9.17"
     if early:
         assert f"{link}; **over 100 and 40 steps**, of -0.08 and -0.15 each)" in text

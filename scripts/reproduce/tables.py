@@ -94,6 +94,7 @@ def beside(
 
     With `steps`, how long our episodes are and what a step has.
     """
+    steps = steps or {}
     table = {row["method"]: row for row in theirs if row["place"] != "re-run"}
     again = {row["method"]: row for row in theirs if row["place"] == "re-run"}
     unit = "" if divide == 1 else f", x{divide:,.0f}"
@@ -106,7 +107,7 @@ def beside(
         hours = _value(column(_done(cell), "seconds"))[0] / 3600 if cell else math.nan
         quoted = [_quoted(source[method]) if method in source else "" for source in (table, again)]
         of_cell = [cell.strength, cell.hacked, f"{hours:.2f}"] if cell else [""] * 3
-        of_steps = [f"{value:,.4g}" if method in steps else "" for value in steps.get(method, (0, 0))] if steps else []
+        of_steps = [f"{value:,.4g}" for value in steps[method]] if method in steps else [""] * (2 * bool(steps))
         rows.append([method, *quoted, _spread(ours, divide), str(ours[2] or ""), *of_cell, *of_steps])
     return table_of_methods(header, rows)
 
@@ -122,7 +123,7 @@ def order(
     A link between episodes of different lengths says what a step has: the higher sum may be that of fewer steps.
     """
     paper = {row["method"]: float(row["true"]) for row in theirs if row["place"] != "re-run"}
-    lines = []
+    lines: dict[str, bool] = {}
     for divergence in ("sqrt_chi2", "kl"):
         chain = [PLAIN, BASE, f"{divergence} over action", divergence]
         known = [method for method in chain if method in values]
@@ -132,14 +133,11 @@ def order(
             said = "holds" if holds else "**does not hold**"
             agree = "as in the paper" if holds == held else "**the paper disagrees**"
             numbers = f"{ours[0] / divide:.4g} and {ours[1] / divide:.4g}, {agree}: {there[0]:g} and {there[1]:g}"
-            lengths, means = zip(*((steps or {}).get(method, (1.0, 0.0)) for method in (low, high)), strict=True)
-            if _differ(*lengths):
-                numbers += (
-                    f"; **over {lengths[0]:.0f} and {lengths[1]:.0f} steps**, of {means[0]:.4g} and {means[1]:.4g} each"
-                )
-            lines.append(f"- {low} < {high}: {said} ({numbers})")
-    lines = list(dict.fromkeys(lines))
-    wrong = sum("**" in line for line in lines)
+            if steps and _differ(steps[low][0], steps[high][0]):
+                (first, of_first), (second, of_second) = steps[low], steps[high]
+                numbers += f"; **over {first:.0f} and {second:.0f} steps**, of {of_first:.4g} and {of_second:.4g} each"
+            lines[f"- {low} < {high}: {said} ({numbers})"] = holds and held
+    wrong = list(lines.values()).count(False)
     if not lines:
         return "The order cannot be checked yet.\n"
     agree = "the one comparison agrees" if len(lines) == 1 else f"all {len(lines)} comparisons agree"
