@@ -469,12 +469,17 @@ def _explanation(error: Exception) -> ConfigError:
 
 
 def _nearest_field(error: OmegaConfBaseException) -> str:
-    """The field that was meant: one of the same name elsewhere (`lr`: `task.lr`), or the nearest name beside it."""
+    """The field that was meant: one of the same name elsewhere (`lr`: `task.lr`), or the nearest name beside it.
+
+    Those elsewhere that the task uses come first.
+    """
     cls = error.object_type if dataclasses.is_dataclass(error.object_type) else Run
     prefix, _, key = error.full_key.rpartition(".")
     root = error.parent_node._get_root() if error.parent_node is not None else OmegaConf.create()
     elsewhere = [path for path in _paths(root) if path.rpartition(".")[2] == key]
     if elsewhere:
+        uses = getattr(OmegaConf.get_type(root, "task"), "uses", ())
+        elsewhere.sort(key=lambda path: path.partition(".")[0] in GROUPS.keys() - {"task", "scale", *uses})
         return f"did you mean {' or '.join(elsewhere[:4])}?"
     names = [f.name for f in dataclasses.fields(cls)] + (["experiment"] if cls is Run else [])
     meant = nearest(key, names)

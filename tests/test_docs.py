@@ -343,3 +343,16 @@ def test_the_environment_and_the_divergence_that_the_pages_add_work(examples, mo
     metrics = run("env.base_policy=base", "divergence=hellinger", "coeff=0.1")
     assert metrics["proxy/return"] > metrics["true/return"] > 0
     assert metrics["episode/length"] == 100
+
+
+SAID = re.findall(r"^    \$ rhtool (.+)\n((?:    .+\n)+)", (ROOT / "README.md").read_text(), re.MULTILINE)
+
+
+@pytest.mark.parametrize(("line", "said"), SAID, ids=[line for line, _ in SAID])
+def test_what_the_readme_says_that_a_command_prints_is_printed(line, said, in_process):
+    _, out, err = in_process(line)
+    assert [text.strip() for text in (out + err).splitlines()] == [text.strip() for text in said.splitlines()]
+
+
+def test_there_is_something_printed_to_check():
+    assert SAID
