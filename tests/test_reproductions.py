@@ -150,7 +150,7 @@ def test_a_shorter_run_is_labelled_and_still_beside_the_paper(tmp_path: Path) ->
         )  # fmt: skip
         as_stored(path, cpus=8, threads=2, gpus=["H200"])
     text = unpadded(tables.page(PAGE.replace("tomato", "traffic"), tmp_path))
-    assert "**traffic (correlated_proxies_traffic), task.iterations=5**, 2 finished runs" in text
+    assert "**traffic (correlated_proxies_traffic, task.iterations=5)**, 2 finished runs" in text
     assert "`rhtool experiment=correlated_proxies_traffic -m task.iterations=5`" in text and "8 CPUs and H200" in text
     assert "| no regularisation | -57.38 | | -30.00 | 1 |" in text
     assert "| PPO on the true reward | -0.93 | | -30.00 | 1 |" in text

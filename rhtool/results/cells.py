@@ -126,6 +126,8 @@ class Section:
     cells: list[Cell]
     setting: tuple[str, ...] = ()
     """overrides that make another problem of the environment: `env.level=2`"""
+    shared: tuple[str, ...] = ()
+    """those of `Cell.tuned` that all cells have, fewer iterations say: the title has them, and no label"""
     base: dict[str, Estimate] = field(default_factory=dict)
     """true, proxy and correlation of the base policy, over the seeds (a seed's value is the mean of its runs'); the true
     return alone where the cells differ in reward or its options"""
@@ -134,11 +136,13 @@ class Section:
 
     @property
     def title(self) -> str:
-        """`tomato (orpo)`, and the scale if it is not the paper's."""
+        """`tomato (orpo)`, the scale if it is not the paper's, and what all cells share."""
         scale = f"scale={self.scale}" if self.scale not in ("", "paper") else ""
         name = self.env or self.data or self.group
         model = f"model={self.model}" if self.model else ""
-        rest = ", ".join(filter(None, [self.group if name != self.group else "", model, *self.setting, scale]))
+        rest = ", ".join(
+            filter(None, [self.group if name != self.group else "", model, *self.setting, scale, *self.shared])
+        )
         return name + (f" ({rest})" if rest else "")
 
     @property
@@ -180,10 +184,12 @@ def sections(rows: pd.DataFrame, keys: Keys | None = None) -> list[Section]:
         cells = [
             _cell(cell, keys, base["true"], of_reward=len(rewards) > 1) for _, cell in part.groupby([*METHOD, "coeff"])
         ]
+        paths = {cell: _paths_in_common(cell, cells) for cell in cells}
+        shared = sorted(set.intersection(*({*cell.tuned} - paths[cell] - {ON_TRUE, AUTO} for cell in cells)))
         for cell in cells:
-            cell.unsaid = _paths_in_common(cell, cells)
+            cell.unsaid = paths[cell].union(shared)
         setting = (*(f"reward={name}" for name in rewards if len(rewards) == 1), *setting)
-        section = Section(group, *problem, scale, sorted(cells, key=_order), setting)
+        section = Section(group, *problem, scale, sorted(cells, key=_order), setting, tuple(shared))
         section.base = {name: estimate(values, keys.statistic) for name, values in base.items() if len(values)}
         for method in section.methods.values():
             _mark_best(method)

@@ -188,7 +188,7 @@ def _scatter(
             continue
         first = points[0]
         ink, (marker, dashes) = colour(first.divergence), OVERS.get(first.over, OVERS["state_action"])
-        face = ink if not first.tuned else "white"
+        face = "white" if {*first.tuned} - first.unsaid else ink
         path = np.array([[getattr(cell, x).value, cell.true.value] for cell in points])
         if first.swept:
             axes.plot(*path.T, color=ink, linestyle=dashes, linewidth=1.4, alpha=0.75, zorder=3)

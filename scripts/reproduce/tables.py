@@ -15,7 +15,6 @@ import math
 import re
 import sys
 from collections import Counter
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +23,7 @@ import pandas as pd
 
 from rhtool.config import compose
 from rhtool.records import provenance_of
-from rhtool.results.cells import ON_TRUE, Cell, Keys, Section, by_seed, column, sections
+from rhtool.results.cells import Cell, Keys, Section, by_seed, column, sections
 from rhtool.results.rows import read
 from rhtool.results.tables import diagnostics, formatter, table_of_methods, texts
 
@@ -58,9 +57,6 @@ def block(env: str, found: list[Section], paper: list[dict[str, str]], store: Pa
     ours = [section for section in found if section.env == env and section.cells]
     parts = [] if ours else [beside({}, theirs, divide), "No run is stored yet.\n"]
     for section in ours:
-        # What all of them have, fewer iterations say, is said once, so that their methods are the paper's.
-        shared = sorted(set.intersection(*({*cell.tuned} for cell in section.cells)) - {ON_TRUE})
-        section = replace(section, cells=[replace(cell, unsaid=cell.unsaid.union(shared)) for cell in section.cells])
         best = {cell.label: cell for cell in section.chosen() if cell.true.n}
         values = {label: _value(column(_done(cell), KEYS.true)) for label, cell in best.items()}
         steps = {label: _steps(_done(cell)) for label, cell in best.items()}
@@ -70,10 +66,9 @@ def block(env: str, found: list[Section], paper: list[dict[str, str]], store: Pa
             steps[BASE] = _steps(runs, "base/")
         if not _differ(*(length for length, _ in steps.values())):
             steps = {}
-        changed = [*([] if section.scale == "paper" else [f"scale={section.scale}"]), *section.setting, *shared]
+        changed = [*([] if section.scale == "paper" else [f"scale={section.scale}"]), *section.setting, *section.shared]
         command = " ".join([f"rhtool experiment={section.group} -m", *changed])
-        title = ", ".join([section.title, *shared])
-        parts.append(f"**{title}**, {made_with(runs, store)}: `{command}`\n")
+        parts.append(f"**{section.title}**, {made_with(runs, store)}: `{command}`\n")
         parts += [beside(values, theirs, divide, best, steps), order(values, theirs, divide, steps)]
         parts += ["Every coefficient, as `rhtool task=report` has it:\n", table_of_methods(*texts(section, KEYS))]
         if (table := diagnostics(section, KEYS))[1]:

@@ -89,6 +89,15 @@ def test_csv_holds_every_cell_unrounded(tmp_path):
     assert row["base/true/return"] == 5.86  # every metric is there under its own key
 
 
+def test_what_all_methods_share_is_in_the_title_and_in_no_label(tmp_path):
+    common = {"task.iterations": "5"}
+    write_run(tmp_path, divergence="none", tuned=common, metrics=returns(1, 9))
+    write_run(tmp_path, divergence="kl", tuned={**common, "task.lr": "0.1"}, metrics=returns(6, 7))
+    (section,) = sections(read(tmp_path))
+    assert section.title == "tomato (orpo, task.iterations=5)"
+    assert [cell.label for cell in section.cells] == ["no regularisation", "kl, task.lr=0.1"]
+
+
 def test_sections_never_mix_what_cannot_be_compared(tmp_path):
     sweep(tmp_path, 0.1, [6], [7])
     sweep(tmp_path, 0.1, [60], [70], env="glucose")
@@ -101,7 +110,7 @@ def test_sections_never_mix_what_cannot_be_compared(tmp_path):
         "tomato (orpo)": 6,
         "tomato (table1)": 5,
         "tomato (orpo, scale=small)": 4,
-        "tomato (orpo, env.level=2)": 3,
+        "tomato (orpo, env.level=2, task.lr=0.1)": 3,
     }
 
 
