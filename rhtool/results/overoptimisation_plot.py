@@ -15,7 +15,7 @@ from matplotlib.ticker import FuncFormatter, MaxNLocator
 
 from rhtool.errors import RhtoolError
 from rhtool.results.overoptimisation import Analysis, inside
-from rhtool.results.plots import COLOURS, INK, REFERENCE, SEED, blank, thousands
+from rhtool.results.plots import COLOURS, INK, REFERENCE, SEED, blank, narrow_ticks, shortened, thousands
 from rhtool.results.scaling_laws import Fit
 
 if TYPE_CHECKING:
@@ -47,7 +47,7 @@ def picture(found: Mapping[str, Analysis], title: str = "") -> Figure | None:
     left, right, top, gap = 0.85, 0.2, 0.8 if title else 0.5, 0.25
     width, height = left + right + len(found) * PANEL[0] + (len(found) - 1) * gap, top + 2 * PANEL[1] + gap + below
     figure = blank(width, height)
-    figure.suptitle(title, x=0.01, ha="left", fontsize=11, fontweight="bold", color=INK)
+    figure.suptitle(shortened(title, width), x=0.01, ha="left", fontsize=11, fontweight="bold", color=INK)
     grid = figure.add_gridspec(
         2,
         len(found),
@@ -73,6 +73,7 @@ def picture(found: Mapping[str, Analysis], title: str = "") -> Figure | None:
             axes.tick_params(labelsize=8, colors=INK, labelleft=column == 0, labelbottom=row == 1)
             for side in ("top", "right"):
                 axes.spines[side].set_visible(False)
+            narrow_ticks(axes)
             if column == 0:
                 axes.set_ylabel(f"{of} return,\nless the base policy's", fontsize=9, color=INK)
             if row == 0:

@@ -42,8 +42,8 @@ REFERENCE = "#7A7A7A"
 INK = "#222222"
 LINE = 3.6
 """inches of a line of learning curves"""
-TITLE = 56
-"""letters that fit above a panel"""
+LETTERS = 9
+"""of a title, in an inch"""
 LEADER = 12
 """points from its mark at which a label needs a leader"""
 CROWDED = 24
@@ -115,9 +115,7 @@ def _panels(found: list[Section], keys: Keys, x_key: str, x: str, x_label: str) 
             (section.base.get("proxy", Estimate()) if x == "proxy" else Estimate(0.0, n=1)),
         )
         _scatter(axes, section, keys, x_key, x, base[1], base[0], handles)
-        title = section.title  # a path in it would run into the next panel
-        title = title if len(title) <= TITLE else f"{title[: TITLE // 2]}…{title[-(TITLE // 2) :]}"
-        axes.set_title(title, loc="left", fontsize=11, fontweight="bold", color=INK)
+        axes.set_title(shortened(section.title, width / columns), loc="left", fontsize=11, fontweight="bold", color=INK)
         axes.set_xlabel(x_label + _note(axes, "x"), fontsize=9.5)
         if i % columns == 0:
             axes.set_ylabel(keys.true.replace("true/return", "true return") + _note(axes, "y"), fontsize=9.5)
@@ -408,9 +406,8 @@ def curves(found: list[Section], keys: Keys, outputs: str | Path) -> Figure | No
     figure = blank(width, height)
     top = height
     for (section, drawn), n in zip(blocks, block_lines, strict=True):
-        figure.text(
-            0.14 / width, (top - 0.12) / height, section.title, va="top", fontsize=11, fontweight="bold", color=INK
-        )
+        title = shortened(section.title, width)
+        figure.text(0.14 / width, (top - 0.12) / height, title, va="top", fontsize=11, fontweight="bold", color=INK)
         top -= head
         _block(figure, section, drawn, keys, per_line, (width, height, top))
         top -= n * line
@@ -474,6 +471,7 @@ def _block(
             _scale(
                 axes, "y", np.append(spans[name], base.get(name, [])), base.get(name, np.median(spans[name])), 0.06, 4
             )
+            narrow_ticks(axes)
             axes.set_xlim(0, 1.02 * longest)
             axes.xaxis.set_major_locator(MaxNLocator(3))
             axes.xaxis.set_major_formatter(FuncFormatter(lambda v, _: thousands(v)))
@@ -505,6 +503,18 @@ def _band(axes: Axes, steps: np.ndarray, values: np.ndarray, ink: str, behind: b
             steps, values.min(0), values.max(0), color=ink, alpha=alpha, linewidth=0, zorder=2.5 + 0.1 * (not behind)
         )
     axes.plot(steps, np.median(values, axis=0), color=ink, linewidth=1.1 if behind else 1.5, zorder=3 + (not behind))
+
+
+def shortened(title: str, inches: float) -> str:
+    """A title without its middle where it is wider than `inches`: what all methods share, or a path, can be long."""
+    longest = int(LETTERS * inches)
+    return title if len(title) <= longest else f"{title[: longest // 2]}…{title[-(longest // 2 - 1) :]}"
+
+
+def narrow_ticks(axes: Axes) -> None:
+    """Write -20,000 on the y axis as -20k: the digits of such numbers push the axis' name out of a picture."""
+    if max(map(abs, axes.get_ylim())) >= 1e4:
+        axes.yaxis.set_major_formatter(FuncFormatter(lambda v, _: thousands(v).replace("-", "\N{MINUS SIGN}")))
 
 
 def thousands(value: float) -> str:

@@ -110,6 +110,32 @@ def test_mid_sweep_there_are_curves_but_no_frontier_yet(tmp_path):
     assert "n = 1, unfinished" in figure.axes[0].get_title(loc="left")
 
 
+def test_long_titles_and_large_returns_stay_inside_the_curves(tmp_path):
+    tuned = {"task.batch": "40000", "task.iterations": "60", "task.kl_target": "0.005", "task.vf_clip": "1e4"}
+    for coeff, true in ((0.0, -533000.0), (0.2, -81000.0)):
+        run = {"divergence": "sqrt_chi2" if coeff else "none", "coeff": coeff, "tuned": tuned}
+        write_run(tmp_path, metrics=returns(true, -40, (-54000.0, -88.0)), curve=(9, true, -40), **run)
+    figure = plots.curves(sections(read(tmp_path)), KEYS, tmp_path)
+    figure.canvas.draw()
+    (title,) = [text for text in figure.texts if text.get_text().startswith("tomato")]
+    names = [axes.yaxis.label for axes in figure.axes if axes.yaxis.label.get_text()]
+    assert len(names) == 2
+    for text in (title, *names):
+        box = text.get_window_extent()
+        assert box.x0 > 0 and box.x1 < figure.bbox.x1, text.get_text()
+
+
+def test_a_method_is_drawn_as_a_variant_only_for_what_the_others_lack(tmp_path):
+    for divergence, tuned in (("kl", {}), ("sqrt_chi2", {"task.lr": "0.1"})):
+        common = {"task.iterations": "5"}
+        write_run(tmp_path, divergence=divergence, tuned=common | tuned, metrics=returns(6, 7, (5.0, 5.0)))
+    figure = plots.frontier(sections(read(tmp_path)), KEYS)
+    (legend,) = figure.legends
+    names = [text.get_text() for text in legend.texts]
+    faces = dict(zip(names, (handle.get_markerfacecolor() for handle in legend.legend_handles), strict=True))
+    assert faces["kl"] == plots.colour("kl") and faces["sqrt_chi2, task.lr=0.1"] == "white"
+
+
 @pytest.mark.parametrize("values", [[3.0, 3.0, 3.0], [0.0, 0.0, 0.0], [1e-9, 2e-9, 1e9]])
 def test_ties_and_extremes_can_be_drawn(tmp_path, values):
     for seed, value in enumerate(values):
