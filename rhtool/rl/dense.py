@@ -30,14 +30,16 @@ class Layers(nn.Sequential):
         for layer, following in pairwise(modules):
             if isinstance(layer, nn.Linear):
                 name, numbers = _activation(following)
-                x = _Dense.apply(x, layer.weight, layer.bias, name, numbers)
+                # Without gradients the Function around the call would cost more than a small product.
+                dense = _Dense.apply if torch.is_grad_enabled() else _dense
+                x = dense(x, layer.weight, layer.bias, name, numbers)
         return x
 
 
 class _Dense(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor, name: str, numbers: list[float]) -> Tensor:
-        y = torch.ops.mkldnn._linear_pointwise(x, weight, bias, name, numbers, "")
+        y = _dense(x, weight, bias, name, numbers)
         ctx.save_for_backward(x, weight, y)
         ctx.activation = name, numbers
         return y
@@ -56,9 +58,13 @@ class _Dense(torch.autograd.Function):
         return of_x, product(grad.t(), x.t()), grad.sum(0), None, None
 
 
+def _dense(x: Tensor, weight: Tensor, bias: Tensor | None, name: str, numbers: list[float]) -> Tensor:
+    return torch.ops.mkldnn._linear_pointwise(x, weight, bias, name, numbers, "")
+
+
 def product(a: Tensor, b: Tensor) -> Tensor:
     """a @ b.T, for (N, K) and (M, K) float32."""
-    return torch.ops.mkldnn._linear_pointwise(a, b, None, "none", [], "")
+    return _dense(a, b, None, "none", [])
 
 
 def _activation(module: nn.Module | None) -> tuple[str, list[float]]:

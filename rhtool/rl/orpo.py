@@ -143,7 +143,7 @@ class Orpo:
         """A rollout of the current policy and the base policies' features; at the same time where there is more than one core to
         use: torch threads, Ray actors, or an environment whose lanes are processes."""
         if self.base_samplers and self.side_by_side:
-            return together(lambda: self.sampler.sample(self.steps_per_lane), self._base_features, self.task.threads)
+            return together(lambda: self.sampler.sample(self.steps_per_lane), self._base_features)
         return self.sampler.sample(self.steps_per_lane), self._base_features()
 
     def _base_features(self) -> list[Tensor]:

@@ -64,10 +64,11 @@ class Policy:
 
     @torch.no_grad()
     def _in_parts(self, function: Callable[[Tensor], Tensor], obs: Tensor) -> Tensor:
-        device = next(self.module.parameters()).device
+        device = self.module.policy_head.weight.device
         rows = ROWS if device.type == "cpu" else 32 * ROWS
-        parts = [function(part.to(device)).cpu() for part in obs.split(rows)]
-        return parts[0] if len(parts) == 1 else torch.cat(parts)
+        if len(obs) <= rows:
+            return function(obs.to(device)).cpu()
+        return torch.cat([function(part.to(device)).cpu() for part in obs.split(rows)])
 
     def probabilities(self, obs: np.ndarray) -> np.ndarray:
         """Action probabilities (B, A) float64 of observations (B, D), for a Discrete action space."""

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
@@ -47,25 +48,31 @@ def gpus_per_learner(asked: float | None, learners: int) -> float:
     return gpus
 
 
-def together(first: Callable[[], Any], second: Callable[[], Any], threads: int) -> tuple[Any, Any]:
-    """The results of two functions that run at the same time, each with half of torch's `threads`, which it has again afterwards.
+@contextlib.contextmanager
+def threads(number: int) -> Iterator[None]:
+    """Give torch `number` threads meanwhile, in the thread that asks."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(number)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
+def together(first: Callable[[], Any], second: Callable[[], Any]) -> tuple[Any, Any]:
+    """The results of two functions that run at the same time, each with half of torch's threads.
 
     Kernels, torch's operations and waiting for another process leave the interpreter to the other one meanwhile.
     """
-    share = max(threads // 2, 1)
+    share = max(torch.get_num_threads() // 2, 1)
 
     def work() -> Any:
-        torch.set_num_threads(share)  # of the thread in which it is called
-        return second()
+        with threads(share):
+            return second()
 
-    try:
-        torch.set_num_threads(share)
-        with ThreadPoolExecutor(1) as pool:
-            other = pool.submit(work)
-            mine = first()
-            return mine, other.result()
-    finally:
-        torch.set_num_threads(threads)
+    with threads(share), ThreadPoolExecutor(1) as pool:
+        other = pool.submit(work)
+        return first(), other.result()
 
 
 M_TRIM_THRESHOLD, M_TOP_PAD, M_MMAP_MAX = -1, -2, -4

@@ -6,6 +6,7 @@ runs in this process or as a Ray actor (`rhtool/rl/sampler.py`).
 
 from __future__ import annotations
 
+from contextlib import nullcontext
 from dataclasses import dataclass, fields
 from typing import Any
 
@@ -19,6 +20,7 @@ from torch import Tensor
 
 from rhtool.envs.base import Env
 from rhtool.rl.policy import Policy
+from rhtool.rl.process import threads
 
 
 @dataclass
@@ -110,6 +112,11 @@ class BatchedEnvRunner(EnvRunner):
     @torch.no_grad()
     def sample(self, *, steps: int, explore: bool = True, **kwargs: Any) -> Rollout:
         """`steps` env steps in every lane, going on where the last call ended; episodes are cut only by the env."""
+        # Lanes that are processes need the cores for which idle threads of torch would keep watch.
+        with threads(1) if self.env.lane_is_a_process else nullcontext():
+            return self._sample(steps, explore)
+
+    def _sample(self, steps: int, explore: bool) -> Rollout:
         policy, distribution = self.policy, self.policy.distribution
         size, lanes = (steps, self.lanes), self.lanes
         obs = torch.empty(*size, self._obs.shape[1])

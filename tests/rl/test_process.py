@@ -18,10 +18,10 @@ def test_they_run_at_the_same_time_with_half_of_the_threads_each():
 
     try:
         torch.set_num_threads(2)
-        assert together(threads, threads, 2) == (1, 1)
+        assert together(threads, threads) == (1, 1)
         assert torch.get_num_threads() == 2
         with pytest.raises(ZeroDivisionError):
-            together(lambda: 1, lambda: 1 / 0, 2)
+            together(lambda: 1, lambda: 1 / 0)
         assert torch.get_num_threads() == 2
     finally:
         torch.set_num_threads(before)

@@ -101,3 +101,18 @@ def test_ray_workers_sample_and_are_restored_and_listen_on_localhost_only(env, p
     finally:
         sampler.close()
         ray.shutdown()
+
+
+@pytest.mark.parametrize("lanes_are_processes", [False, True])
+def test_lanes_that_are_processes_have_the_cores_to_themselves(env, policy, monkeypatch, lanes_are_processes):
+    monkeypatch.setattr(env.vector_class(), "lane_is_a_process", lanes_are_processes)
+    sampler, act, seen = Sampler(env, policy, lanes=2, seed=0), policy.dist_inputs, []
+    policy.dist_inputs = lambda obs: seen.append(torch.get_num_threads()) or act(obs)
+    before = torch.get_num_threads()
+    torch.set_num_threads(3)
+    try:
+        sampler.sample(2)
+        assert seen == 2 * [1 if lanes_are_processes else 3]
+        assert torch.get_num_threads() == 3
+    finally:
+        torch.set_num_threads(before)
