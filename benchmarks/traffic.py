@@ -1,7 +1,8 @@
 """Speed of the environments on SUMO, and what their rewards say of policies: `python benchmarks/traffic.py [traffic] [signal]`.
 
 For each: seconds to the first episode, to a reset, steps/s of one lane under the controller and of ten lanes on all cores,
-memory of a lane's process before and after 200 resets, libsumo against TraCI; then a table of policies with the mean proxy
+memory of a lane's process before and after 200 resets, libsumo against TraCI, and what SUMO alone would do, asked nothing
+and told nothing; then a table of policies with the mean proxy
 and true reward of a step, and for the controller its standard deviation and the correlation of the two.
 """
 
@@ -14,7 +15,21 @@ from pathlib import Path
 
 import numpy as np
 
+from rhtool.envs.program import ProgramSpec
+from rhtool.envs.traffic.env import METRICS
+from rhtool.envs.traffic.program import TrafficProgram
+
 EPISODES = 20
+
+
+class Alone(TrafficProgram):
+    """SUMO's own steps and the messages about them, and nothing else."""
+
+    def step(self, action):
+        for _ in range(self._config.sims_per_step):
+            self._merge.api.simulationStep()
+        metrics = dict.fromkeys(METRICS, 0.0) | {"vehicles": float(self._merge.api.vehicle.getIDCount())}
+        return np.zeros(5 * self._config.slots, np.float32), 0.0, 0.0, False, False, metrics
 
 
 def main(names: list[str]) -> None:
@@ -29,6 +44,8 @@ def main(names: list[str]) -> None:
             env = config.make_vec(1, seed=0, autoreset_mode="SameStep", backend=backend)
             print(f"  {backend:8} {rate(env, 300 if backend == 'traci' else 1500):>8,.0f} steps/s")
             env.close()
+        if name == "traffic":
+            alone(config)
         rewards(config, POLICIES[name])
 
 
@@ -65,6 +82,27 @@ def rate(env, steps: int) -> float:
             observations = env.step(env.base_action(observations))[0]
         best = max(best, steps * env.num_envs / (time.perf_counter() - started))
     return best
+
+
+def alone(config) -> None:
+    """Ten lanes as an iteration of ORPO has them, by turns with ten of SUMO alone."""
+    env = config.make_vec(10, seed=0, autoreset_mode="SameStep")
+    bare = config.make_vec(10, seed=0, autoreset_mode="SameStep")
+    bare.program = lambda: ProgramSpec("traffic:Alone", {"config": config}, ("rhtool.envs.traffic.preloaded",))
+    (theirs, there), (ours, here) = (np.median([once(e, config.horizon) for _ in range(5)], 0) for e in (bare, env))
+    env.close()
+    bare.close()
+    print(f"  10 lanes, whole episodes {ours:>8,.0f} steps/s, {here:.0f} vehicles at their ends")
+    print(f"  SUMO alone               {theirs:>8,.0f} steps/s, {there:.0f}: {theirs / ours:.2f}x")
+
+
+def once(env, steps: int) -> tuple[float, float]:
+    """Steps/s of all lanes under the controller in one episode of each, and vehicles at its end."""
+    observations = env.reset()[0]
+    started = time.perf_counter()
+    for _ in range(steps):
+        observations, *_, info = env.step(env.base_action(observations))
+    return steps * env.num_envs / (time.perf_counter() - started), info["vehicles"].mean()
 
 
 def memory(env) -> float:
