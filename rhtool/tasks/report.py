@@ -97,12 +97,18 @@ class Report(Task):
 
         written = [own("table.csv"), own("table.md")]
         if self.plots:
-            from rhtool.results import overoptimisation_plot, plots
+            from rhtool.results import curves_plot, frontier_plot, overoptimisation_plot, plots
 
-            pictures = [*plots.files(found, keys, outputs), *overoptimisation_plot.files(overoptimised)]
-            for name, figure in pictures:
-                written.append(own(name))
-                plots.save(figure, written[-1])
+            figures = {
+                "frontier.png": frontier_plot.frontier(found, keys),
+                "curves.png": curves_plot.curves(found, keys, outputs),
+                "divergence.png": frontier_plot.divergence(found, keys),
+                **dict(overoptimisation_plot.files(overoptimised)),
+            }
+            for name, figure in figures.items():
+                if figure is not None:
+                    written.append(own(name))
+                    plots.save(figure, written[-1])
         tables.frame(found, keys).to_csv(written[0], index=False, float_format="%.10g")
         written += drawn
         pictures = [os.path.relpath(path, to) for path in written[2:]]

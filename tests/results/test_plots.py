@@ -8,11 +8,12 @@ import numpy as np
 import pytest
 from synthetic import paper_like, returns, write_run
 
-from rhtool.results import plots
+from rhtool.results import curves_plot, frontier_plot, plots
 from rhtool.results.cells import Keys, sections
 from rhtool.results.rows import read
 
 KEYS = Keys()
+FRONTIERS = (frontier_plot.frontier, frontier_plot.divergence)
 
 
 @pytest.fixture(scope="module")
@@ -33,7 +34,7 @@ def labels(axes):
 
 
 def test_frontier_draws_a_curve_per_divergence_through_its_cells(found):
-    figure = plots.frontier(found, KEYS)
+    figure = frontier_plot.frontier(found, KEYS)
     assert len(figure.axes) == 2
     for axes, section in zip(figure.axes, found, strict=True):
         for cells in section.methods.values():
@@ -46,7 +47,7 @@ def test_frontier_draws_a_curve_per_divergence_through_its_cells(found):
     assert names[:3] == ["kl", "chi2", "sqrt_chi2"]
 
 
-@pytest.mark.parametrize("draw", [plots.frontier, plots.divergence])
+@pytest.mark.parametrize("draw", FRONTIERS)
 def test_no_label_covers_another_or_is_clipped(found, draw):
     figure = draw(found, KEYS)
     figure.canvas.draw()
@@ -70,7 +71,7 @@ def test_no_label_covers_another_or_is_clipped(found, draw):
 
 
 def test_a_far_outlier_does_not_flatten_the_rest(found):
-    figure = plots.frontier(found, KEYS)
+    figure = frontier_plot.frontier(found, KEYS)
     glucose = figure.axes[[section.env for section in found].index("glucose")]
     section = next(section for section in found if section.env == "glucose")
     transform = glucose.transData.transform
@@ -81,12 +82,12 @@ def test_a_far_outlier_does_not_flatten_the_rest(found):
 
 
 def test_curves_show_the_chosen_cells_and_the_unregularised_behind_them(found, outputs):
-    figure = plots.curves(found, KEYS, outputs)
+    figure = curves_plot.curves(found, KEYS, outputs)
     assert len(figure.axes) == 2 * sum(len(section.chosen()) for section in found)
     titles = [axes.get_title(loc="left") for axes in figure.axes]
     assert any(title.startswith("sqrt_chi2\ncoeff ") and title.endswith("n = 3") for title in titles)
     best = next(cell for cell in found[-1].cells if cell.best and cell.divergence == "sqrt_chi2")
-    steps, values, _ = plots.learning(best, KEYS, outputs)
+    steps, values, _ = curves_plot.learning(best, KEYS, outputs)
     median = np.median(values["true"], axis=0)
     drawn = [line for axes in figure.axes for line in axes.lines if len(line.get_ydata()) == len(steps)]
     assert any(np.array_equal(line.get_ydata(), median) for line in drawn)
@@ -97,7 +98,7 @@ def test_learning_keeps_to_steps_that_all_seeds_have(tmp_path):
         write_run(tmp_path, seed=seed, metrics=returns(1, 2), curve=(n, 5, 6))
     write_run(tmp_path, seed=3, status=None, curve=(2, 5, 6))
     ((cell,),) = [section.cells for section in sections(read(tmp_path))]
-    steps, values, unfinished = plots.learning(cell, KEYS, tmp_path)
+    steps, values, unfinished = curves_plot.learning(cell, KEYS, tmp_path)
     assert steps.tolist() == [3000.0 * i for i in range(1, 7)]
     assert values["true"].shape == (3, 6) and unfinished == 0
 
@@ -105,8 +106,8 @@ def test_learning_keeps_to_steps_that_all_seeds_have(tmp_path):
 def test_mid_sweep_there_are_curves_but_no_frontier_yet(tmp_path):
     write_run(tmp_path, status=None, curve=(5, 1, 2))
     found = sections(read(tmp_path))
-    assert plots.frontier(found, KEYS) is None and plots.divergence(found, KEYS) is None
-    figure = plots.curves(found, KEYS, tmp_path)
+    assert frontier_plot.frontier(found, KEYS) is None and frontier_plot.divergence(found, KEYS) is None
+    figure = curves_plot.curves(found, KEYS, tmp_path)
     assert "n = 1, unfinished" in figure.axes[0].get_title(loc="left")
 
 
@@ -115,7 +116,7 @@ def test_long_titles_and_large_returns_stay_inside_the_curves(tmp_path):
     for coeff, true in ((0.0, -533000.0), (0.2, -81000.0)):
         run = {"divergence": "sqrt_chi2" if coeff else "none", "coeff": coeff, "tuned": tuned}
         write_run(tmp_path, metrics=returns(true, -40, (-54000.0, -88.0)), curve=(9, true, -40), **run)
-    figure = plots.curves(sections(read(tmp_path)), KEYS, tmp_path)
+    figure = curves_plot.curves(sections(read(tmp_path)), KEYS, tmp_path)
     figure.canvas.draw()
     (title,) = [text for text in figure.texts if text.get_text().startswith("tomato")]
     names = [axes.yaxis.label for axes in figure.axes if axes.yaxis.label.get_text()]
@@ -129,7 +130,7 @@ def test_a_method_is_drawn_as_a_variant_only_for_what_the_others_lack(tmp_path):
     for divergence, tuned in (("kl", {}), ("sqrt_chi2", {"task.lr": "0.1"})):
         common = {"task.iterations": "5"}
         write_run(tmp_path, divergence=divergence, tuned=common | tuned, metrics=returns(6, 7, (5.0, 5.0)))
-    figure = plots.frontier(sections(read(tmp_path)), KEYS)
+    figure = frontier_plot.frontier(sections(read(tmp_path)), KEYS)
     (legend,) = figure.legends
     names = [text.get_text() for text in legend.texts]
     faces = dict(zip(names, (handle.get_markerfacecolor() for handle in legend.legend_handles), strict=True))
@@ -141,9 +142,9 @@ def test_ties_and_extremes_can_be_drawn(tmp_path, values):
     for seed, value in enumerate(values):
         write_run(tmp_path / "o", seed=seed, metrics=returns(value, value, (3.0, 3.0)), curve=(4, value, value))
     found = sections(read(tmp_path / "o"))
-    for name, figure in plots.files(found, KEYS, tmp_path / "o"):
-        plots.save(figure, tmp_path / name)
-        assert (tmp_path / name).stat().st_size > 5000
+    for figure in (*(draw(found, KEYS) for draw in FRONTIERS), curves_plot.curves(found, KEYS, tmp_path / "o")):
+        plots.save(figure, tmp_path / "picture.png")
+        assert (tmp_path / "picture.png").stat().st_size > 5000
 
 
 def test_divergences_have_distinct_colours():
@@ -159,7 +160,7 @@ def test_a_quadrants_name_is_in_its_quadrant_however_narrow(tmp_path, side):
     for seed, (true, proxy) in enumerate([(0.0, far), (3.0, 4.0), (10.0, 9.9 if base[1] > 9 else 10.0)]):
         for coeff in (0.1, 0.2):
             write_run(tmp_path, coeff=coeff, seed=seed, metrics=returns(true, proxy + coeff / 10, base))
-    figure = plots.frontier(sections(read(tmp_path)), KEYS)
+    figure = frontier_plot.frontier(sections(read(tmp_path)), KEYS)
     figure.canvas.draw()
     (axes,) = figure.axes
     x, y = axes.transData.transform(base[::-1])
@@ -177,7 +178,7 @@ def test_a_quadrants_name_is_in_its_quadrant_however_narrow(tmp_path, side):
 def test_seeds_can_be_seen_on_paper(found):
     from matplotlib.colors import to_rgb
 
-    figure = plots.frontier(found, KEYS)
+    figure = frontier_plot.frontier(found, KEYS)
     (dots,) = [h for h in figure.legends[0].legend_handles if h.get_linestyle() == "None" and h.get_marker() == "o"]
     for line in figure.axes[0].lines:
         if line.get_linestyle() == "None" and line.get_marker() == "o" and line.get_alpha():
@@ -190,6 +191,6 @@ def test_seeds_can_be_seen_on_paper(found):
 def test_the_legend_says_what_the_intervals_are(tmp_path, seeds, name):
     for seed in range(seeds):
         write_run(tmp_path, seed=seed, metrics=returns(seed, seed))
-    figure = plots.frontier(sections(read(tmp_path)), KEYS)
+    figure = frontier_plot.frontier(sections(read(tmp_path)), KEYS)
     names = {text.get_text() for text in figure.legends[0].get_texts()}
     assert names & {"range", "95 % CI", "95 % interval"} == ({name} if name else set())
