@@ -29,7 +29,7 @@ $(VENV)/.installed: pyproject.toml constraints.txt | $(PYTHON)
 	@touch $@
 
 test: $(INSTALLED) ## the tests
-	OMP_NUM_THREADS=1 $(PYTHON) -m pytest -n 4 --dist worksteal
+	OMP_NUM_THREADS=1 $(PYTHON) -m pytest -n 3 --dist worksteal
 
 test-slurm: $(INSTALLED) ## the tests that need a SLURM, on one of a single node that is brought up for them (Debian, root)
 	bash scripts/slurm/one_node.sh install
