@@ -18,6 +18,8 @@ ROOT = Path(__file__).resolve().parents[1]
 PLUGIN = ROOT / "tests" / "plugin"
 
 
+os.environ.setdefault("RAY_worker_niceness", "0")  # Ray's 15 would have its processes starve beside other tests
+
 gc.set_threshold(
     50_000, 20, 50
 )  # composing makes many objects; looking through all of torch's each time is a quarter of it
