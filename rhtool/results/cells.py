@@ -154,6 +154,17 @@ class Section:
         return methods
 
     @property
+    def lengths(self) -> tuple[float, float] | None:
+        """Shortest and longest mean length of the episodes of a cell or the base policy, where they are more than 5 % apart:
+        of rewards that are never positive the higher sum can be that of the earlier end."""
+        done = [cell.runs[cell.runs.status == "done"] for cell in self.cells]
+        found = np.array(
+            [column(d, whose + "episode/length").mean() for d in done if len(d) for whose in ("", "base/")]
+        )
+        found = found[np.isfinite(found)]
+        return (found.min(), found.max()) if len(found) and found.max() > 1.05 * found.min() else None
+
+    @property
     def unregularised(self) -> Cell | None:
         """Plain PPO on the proxy, or the cell with coeff 0 that stands in for it."""
         proxy = [cell for cell in self.cells if ON_TRUE not in cell.tuned and cell.true.n]

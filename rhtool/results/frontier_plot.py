@@ -15,7 +15,7 @@ from matplotlib.lines import Line2D
 from matplotlib.text import Text
 
 from rhtool.results.cells import ON_TRUE, Keys, Section, column
-from rhtool.results.plots import HALO, INK, REFERENCE, SEED, blank, colour, note, scale, shortened
+from rhtool.results.plots import HALO, INK, REFERENCE, SEED, blank, colour, narrow_ticks, note, scale, shortened
 from rhtool.results.statistics import Estimate
 from rhtool.results.tables import interval_name
 
@@ -80,7 +80,9 @@ def _panels(found: list[Section], keys: Keys, x_key: str, x: str, x_label: str) 
         )
         _scatter(axes, section, keys, x_key, x, base[1], base[0], handles)
         axes.set_title(shortened(section.title, width / columns), loc="left", fontsize=11, fontweight="bold", color=INK)
-        axes.set_xlabel(x_label + note(axes, "x"), fontsize=9.5)
+        sums = "; returns: sums over {:,.0f} to {:,.0f} steps".format(*section.lengths) if section.lengths else ""
+        axes.set_xlabel(x_label + note(axes, "x") + sums, fontsize=9.5)
+        narrow_ticks(axes)
         if i % columns == 0:
             axes.set_ylabel(keys.true.replace("true/return", "true return") + note(axes, "y"), fontsize=9.5)
         elif note(axes, "y"):

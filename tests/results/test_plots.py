@@ -137,6 +137,15 @@ def test_a_method_is_drawn_as_a_variant_only_for_what_the_others_lack(tmp_path):
     assert faces["kl"] == plots.colour("kl") and faces["sqrt_chi2, task.lr=0.1"] == "white"
 
 
+@pytest.mark.parametrize(("length", "said"), [(5760.0, True), (3300.0, False)])
+def test_sums_over_different_lengths_are_said_to_be_such(tmp_path, length, said):
+    lengths = {"episode/length": length, "base/episode/length": 3213.0}
+    write_run(tmp_path, metrics=returns(-81_000, -40, (-54_000, -88)) | lengths)
+    for draw in FRONTIERS:
+        (axes,) = draw(sections(read(tmp_path)), KEYS).axes
+        assert ("sums over 3,213 to 5,760 steps" in axes.get_xlabel()) == said
+
+
 @pytest.mark.parametrize("values", [[3.0, 3.0, 3.0], [0.0, 0.0, 0.0], [1e-9, 2e-9, 1e9]])
 def test_ties_and_extremes_can_be_drawn(tmp_path, values):
     for seed, value in enumerate(values):
