@@ -1,9 +1,9 @@
 """Speed of the environments on SUMO, and what their rewards say of policies: `python benchmarks/traffic.py [traffic] [signal]`.
 
 For each: seconds to the first episode, to a reset, steps/s of one lane under the controller and of ten lanes on all cores,
-memory of a lane's process before and after 200 resets, libsumo against TraCI, and what SUMO alone would do, asked nothing
-and told nothing; then a table of policies with the mean proxy
-and true reward of a step, and for the controller its standard deviation and the correlation of the two.
+memory of a lane's process before and after 200 resets; for traffic libsumo against TraCI, and what SUMO alone would do, asked
+nothing and told nothing. Then a table of policies with the mean proxy and true reward of a step, and for the controller its
+standard deviation and the correlation of the two.
 """
 
 from __future__ import annotations

@@ -6,7 +6,9 @@ lower true return than the base policy, J(pi, R) < J(base, R), while the proxy r
 
 from __future__ import annotations
 
+import math
 from collections import Counter
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -155,14 +157,10 @@ class Section:
 
     @property
     def lengths(self) -> tuple[float, float] | None:
-        """Shortest and longest mean length of the episodes of a cell or the base policy, where they are more than 5 % apart:
-        of rewards that are never positive the higher sum can be that of the earlier end."""
+        """Shortest and longest mean length of the episodes of a cell or the base policy, in steps, where `lengths_differ`."""
         done = [cell.runs[cell.runs.status == "done"] for cell in self.cells]
-        found = np.array(
-            [column(d, whose + "episode/length").mean() for d in done if len(d) for whose in ("", "base/")]
-        )
-        found = found[np.isfinite(found)]
-        return (found.min(), found.max()) if len(found) and found.max() > 1.05 * found.min() else None
+        found = [column(d, whose + "episode/length").mean() for d in done if len(d) for whose in ("", "base/")]
+        return (np.nanmin(found), np.nanmax(found)) if lengths_differ(found) else None
 
     @property
     def unregularised(self) -> Cell | None:
@@ -229,6 +227,13 @@ def _compared(keys: Keys) -> dict[str, str]:
 def column(rows: pd.DataFrame, key: str) -> np.ndarray:
     """The metric as floats, NaN where there is none. Shape (len(rows),)."""
     return rows[key].to_numpy(float) if key in rows else np.full(len(rows), np.nan)
+
+
+def lengths_differ(lengths: Iterable[float]) -> bool:
+    """Whether episodes are of lengths (steps; NaN: not known) whose sums should not be compared without saying so: more than
+    5 % apart. Of rewards that are never positive the higher sum can be that of the earlier end."""
+    known = [length for length in lengths if math.isfinite(length)]
+    return bool(known) and max(known) > 1.05 * min(known)
 
 
 def metrics(rows: pd.DataFrame) -> list[str]:

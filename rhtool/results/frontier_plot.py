@@ -80,7 +80,8 @@ def _panels(found: list[Section], keys: Keys, x_key: str, x: str, x_label: str) 
         )
         _scatter(axes, section, keys, x_key, x, base[1], base[0], handles)
         axes.set_title(shortened(section.title, width / columns), loc="left", fontsize=11, fontweight="bold", color=INK)
-        sums = "; returns: sums over {:,.0f} to {:,.0f} steps".format(*section.lengths) if section.lengths else ""
+        lengths = section.lengths
+        sums = "; returns: sums over {:,.0f} to {:,.0f} steps".format(*lengths) if lengths else ""
         axes.set_xlabel(x_label + note(axes, "x") + sums, fontsize=9.5)
         narrow_ticks(axes)
         if i % columns == 0:

@@ -47,14 +47,15 @@ def colour(divergence: str) -> str:
 
 
 def blank(width: float, height: float) -> Figure:
-    """A figure of its own, inches by inches: no pyplot, no state, nothing to close."""
+    """A figure of its own, `width` by `height` inches: no pyplot, no state, nothing to close."""
     figure = Figure(figsize=(width, height), facecolor="white")
     FigureCanvasAgg(figure)
     return figure
 
 
 def scale(axes: Axes, name: str, values: np.ndarray, centre: float, room: float = 0.12, ticks: int = 6) -> None:
-    """Limits with room for labels, and an asinh scale about `centre` where the farthest value would flatten all others.
+    """Limits of the axis `name` ("x" or "y") with `room` (a share of the range) for labels, about `ticks` ticks, and an asinh
+    scale about `centre` where the farthest of the `values` (n,) is 15 times as far from it as the median and would flatten the rest.
 
     Hacked returns can be ten times farther from the base policy than prevented ones (Traffic, in thousands: -57
     unregularised, -1.2 at best, -2.3 the base policy).

@@ -23,7 +23,7 @@ import pandas as pd
 
 from rhtool.config import compose
 from rhtool.records import provenance_of
-from rhtool.results.cells import Cell, Keys, Section, by_seed, column, sections
+from rhtool.results.cells import Cell, Keys, Section, by_seed, column, lengths_differ, sections
 from rhtool.results.rows import read
 from rhtool.results.tables import diagnostics, formatter, table_of_methods, texts
 
@@ -64,7 +64,7 @@ def block(env: str, found: list[Section], paper: list[dict[str, str]], store: Pa
         if "true" in section.base:
             values[BASE] = _value(by_seed(runs, f"base/{KEYS.true}"))
             steps[BASE] = _steps(runs, "base/")
-        if not _differ(*(length for length, _ in steps.values())):
+        if not lengths_differ(length for length, _ in steps.values()):
             steps = {}
         changed = [*([] if section.scale == "paper" else [f"scale={section.scale}"]), *section.setting, *section.shared]
         command = " ".join([f"rhtool experiment={section.group} -m", *changed])
@@ -128,7 +128,7 @@ def order(
             said = "holds" if holds else "**does not hold**"
             agree = "as in the paper" if holds == held else "**the paper disagrees**"
             numbers = f"{ours[0] / divide:.4g} and {ours[1] / divide:.4g}, {agree}: {there[0]:g} and {there[1]:g}"
-            if steps and _differ(steps[low][0], steps[high][0]):
+            if steps and lengths_differ((steps[low][0], steps[high][0])):
                 (first, of_first), (second, of_second) = steps[low], steps[high]
                 numbers += f"; **over {first:.0f} and {second:.0f} steps**, of {of_first:.4g} and {of_second:.4g} each"
             lines[f"- {low} < {high}: {said} ({numbers})"] = holds and held
@@ -200,12 +200,6 @@ def _value(values: Any) -> Value:
 
 def _steps(runs: pd.DataFrame, whose: str = "") -> Steps:
     return tuple(_value(by_seed(runs, whose + key))[0] for key in ("episode/length", "mean/true"))
-
-
-def _differ(*lengths: float) -> bool:
-    """Whether episodes are of lengths whose sums should not be compared without saying so: more than 5 % apart."""
-    known = [length for length in lengths if math.isfinite(length)]
-    return bool(known) and max(known) > 1.05 * min(known)
 
 
 def _spread(value: Value, divide: float) -> str:
