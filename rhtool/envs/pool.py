@@ -6,6 +6,8 @@ What runs in the other processes, and how the two speak, is in `worker.py`.
 from __future__ import annotations
 
 import contextlib
+import dataclasses
+import functools
 import json
 import os
 import signal
@@ -13,11 +15,23 @@ import socket
 import subprocess
 import sys
 import threading
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import numpy as np
 
-from rhtool.envs.worker import DEAF, FDS, GRACE, SEED, Lane, encode, frame, receive, send
+from rhtool.envs.worker import DEAF, FDS, GRACE, SEED, Lane, Plan, Trip, encode, frame, receive, send
+
+
+@functools.cache
+def _waiters(process: int) -> ThreadPoolExecutor:
+    """A thread for each core this process may use, which waits for a lane that goes ahead, whatever its pool.
+
+    A lane that has a core to itself finds its data in the core's caches: a fifth of SUMO's time. `process` is our number, since
+    a fork inherits no threads.
+    """
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    return ThreadPoolExecutor(cores, "lanes")
 
 
 class LocalLanes:
@@ -37,6 +51,10 @@ class LocalLanes:
             except (Exception, SystemExit) as error:
                 failed[i] = error
         return failed
+
+    def go_ahead(self, plans: list[Plan], row: np.dtype) -> list[Trip]:
+        """What each lane does and meets by itself."""
+        return [lane.go_ahead(plan, row) for lane, plan in zip(self._lanes, plans, strict=True)]
 
     def render(self, lane: int, mode: str) -> Any:
         """A frame."""
@@ -151,6 +169,31 @@ class Pool:
             raise
         return failed
 
+    def go_ahead(self, plans: list[Plan], row: np.dtype) -> list[Trip]:
+        """As `LocalLanes.go_ahead`, as many lanes at a time as there are cores. Raises `Died`, the pool then being closed."""
+
+        def one(i: int) -> Trip:
+            try:
+                send(self._sockets[i], b"a", json.dumps(dataclasses.asdict(plans[i])).encode())
+                status, payload = receive(self._sockets[i])
+            except (OSError, EOFError) as error:
+                raise Died(i, "") from error
+            return Trip.decode(payload, row) if status == b"\0" else Trip.none(row, json.loads(payload))
+
+        trips = [_waiters(os.getpid()).submit(one, i) for i in range(len(plans))]
+        try:
+            return [trip.result() for trip in trips]
+        except Died as one_of_them:
+            died = self._death(one_of_them.lane)
+            died.how += f", in one of the {plans[died.lane].steps} steps that it made by itself"
+            raise died from one_of_them
+        except BaseException:
+            self.close()
+            raise
+        finally:
+            for trip in trips:
+                trip.cancel()
+
     def render(self, lane: int, mode: str) -> Any:
         """A frame, or the `Failure` of the program."""
         try:
@@ -191,3 +234,48 @@ class Pool:
                 nursery.wait()
         elif nursery is not None:
             nursery.returncode = 0  # not ours to wait for
+
+
+class Trips:
+    """What `steps` steps of all lanes by themselves were, given out one by one as programs would answer."""
+
+    def __init__(self, trips: list[Trip], steps: int):
+        lanes, one = len(trips), trips[0]
+        self.actions = np.zeros((steps, lanes, *one.actions.shape[1:]), one.actions.dtype)
+        """(S, B, *action shape); zero after a failure"""
+        self._rows, self._ends = np.zeros((steps, lanes), one.rows.dtype), np.zeros((steps, lanes), bool)
+        self._failures: dict[tuple[bytes, int, int], Any] = {}
+        for i, trip in enumerate(trips):
+            made = len(trip.rows)
+            self.actions[:made, i], self._rows[:made, i], self._ends[trip.ends, i] = trip.actions, trip.rows, True
+            if trip.failure is not None:
+                op = b"s" if len(trip.ends) == len(trip.resets) else b"r"
+                self._failures[op, max(made - 1, 0), i] = trip.failure
+        self._resets = [iter(trip.resets) for trip in trips]
+        self._step, self._due = 0, np.zeros(lanes, bool)
+
+    @property
+    def over(self) -> bool:
+        """Whether all was given out, so that the programs are where the environment is."""
+        return self._step == len(self._rows) and not self._due.any()
+
+    def is_next(self, op: bytes, lanes: np.ndarray, actions: np.ndarray | None = None) -> bool:
+        """Whether it was this that these lanes did next."""
+        if op == b"r":
+            return np.array_equal(lanes, np.flatnonzero(self._due))
+        if self._step == len(self._rows) or len(lanes) < len(self._due) or self._due.any():
+            return False
+        return np.array_equal(actions, self.actions[self._step])
+
+    def exchange(self, op: bytes, lanes: np.ndarray, seeds: Any, actions: Any, rows: np.ndarray) -> dict[int, Any]:
+        """As `LocalLanes.exchange`, for what `is_next`."""
+        if op == b"s":
+            rows[:], self._due = self._rows[self._step], self._ends[self._step].copy()
+            self._step += 1
+        failed = {i: self._failures[key] for i in lanes.tolist() if (key := (op, self._step - 1, i)) in self._failures}
+        if op == b"r":
+            for i in lanes.tolist():
+                if i not in failed:
+                    rows[i] = next(self._resets[i])
+            self._due[lanes] = False
+        return failed

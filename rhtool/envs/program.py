@@ -6,19 +6,22 @@ SUMO, sumo-rl and any registered gymnasium environment come as a `Program`; `Pro
 
 from __future__ import annotations
 
+import contextlib
 import weakref
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 import gymnasium
 import numpy as np
+from gymnasium.vector import AutoresetMode
 from numba import njit
 
 from rhtool.envs.base import Env
-from rhtool.envs.pool import Died, LocalLanes, Pool
+from rhtool.envs.pool import Died, LocalLanes, Pool, Trips
 from rhtool.envs.rng import bits
 from rhtool.envs.vector import VectorEnv
-from rhtool.envs.worker import failure, row_type
+from rhtool.envs.worker import Plan, failure, row_type
 from rhtool.errors import RhtoolError
 
 
@@ -113,6 +116,7 @@ class ProgramVectorEnv(VectorEnv):
         row = row_type(observation_space.dtype, observation_space.shape, dtype, shape, len(self.metric_names))
         self._rows = np.zeros(lanes, row)
         self._stale = np.ones(lanes, bool)  # the program is not where the arrays say
+        self._trips: Trips | None = None
         self._programs: LocalLanes | Pool | None = None
         self._finalizer: weakref.finalize | None = None
 
@@ -124,10 +128,45 @@ class ProgramVectorEnv(VectorEnv):
         """What the programs' controllers said they would do next; None where they have none."""
         return self.controller.copy() if self.has_controller.all() else None
 
+    def go_ahead(self, policy: str, options: dict[str, Any], steps: int, draws: list[int]) -> np.ndarray:
+        """Have every lane make its next `steps` steps by itself, under a policy that its process makes: the actions,
+        `(steps, B, *action shape)`, to be given to `step` one by one, which then finds the steps done.
+
+        A round trip and a change of process for each step of each lane are saved; what `step` returns is the same. Whoever
+        gives it another action, or does something else first, has the lanes replayed. A failure is raised by the step that
+        meets it.
+
+        Args:
+            policy: `module:attribute`. `policy(**options)` returns what is called with an observation and a
+                `numpy.random.Generator` and returns an action of the action space.
+            options: JSON values.
+            steps: of each lane.
+            draws: seeds of the lanes' generators.
+        """
+        if self.autoreset_mode is not AutoresetMode.SAME_STEP or not self._ready or self._pending.any():
+            raise RhtoolError(
+                "lanes go ahead only from episodes that are under way",
+                f"{type(self).__name__}.go_ahead",
+                "make the environment with autoreset_mode=SameStep, and reset it first",
+            )
+        self._turn_back()
+        self._restore(np.arange(self.num_envs))
+        rng, seeds = self._rng.copy(), np.zeros((steps, self.num_envs), np.int64)
+        for row in seeds:
+            _draw(rng, self._everyone, row)
+        plans = [
+            Plan(policy, options, draws[i], steps, int(self._elapsed[i]), self.config.horizon, seeds[:, i].tolist())
+            for i in range(self.num_envs)
+        ]
+        with self._asking():
+            self._start()
+            self._trips = Trips(self._programs.go_ahead(plans, self._rows.dtype), steps)
+        return self._trips.actions.copy()
+
     def set_state(self, state: dict[str, np.ndarray]) -> None:
         """As `VectorEnv.set_state`. The programs follow when they are next needed."""
         super().set_state(state)
-        self._stale[:] = True
+        self._stale[:], self._trips = True, None
 
     def close_extras(self, **kwargs: Any) -> None:
         """Close the programs and end their processes; see `close`."""
@@ -136,6 +175,8 @@ class ProgramVectorEnv(VectorEnv):
 
     def _reset(self, mask: np.ndarray) -> None:
         lanes = np.flatnonzero(mask)
+        if self._trips is not None and not self._trips.is_next(b"r", lanes):
+            self._turn_back()
         rng, seeds = self._rng.copy(), self.episode_seed.copy()
         _draw(rng, mask, seeds)
         self._exchange(b"r", lanes, seeds, None)
@@ -146,6 +187,8 @@ class ProgramVectorEnv(VectorEnv):
 
     def _step(self, actions: np.ndarray, mask: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         lanes = np.flatnonzero(mask)
+        if self._trips is not None and not self._trips.is_next(b"s", lanes, actions):
+            self._turn_back()
         self._restore(lanes)
         self._exchange(b"s", lanes, self.episode_seed, actions)
         self.history[lanes, self._elapsed[lanes]] = actions[lanes]
@@ -164,6 +207,7 @@ class ProgramVectorEnv(VectorEnv):
 
     def _render(self, lane: int) -> Any:
         self._start()
+        self._turn_back()
         self._restore(np.array([lane]))
         try:
             frame = self._programs.render(lane, self.render_mode)
@@ -208,9 +252,23 @@ class ProgramVectorEnv(VectorEnv):
         """Ask the lanes; what they answer is in `rows`. If any fails, all are to be replayed."""
         if not len(lanes):
             return
-        try:
+        with self._asking():
             self._start()
-            failed = self._programs.exchange(op, lanes, seeds, actions, self._rows if rows is None else rows)
+            asked = self._programs if self._trips is None or op == b"p" else self._trips
+            failed = asked.exchange(op, lanes, seeds, actions, self._rows if rows is None else rows)
+        if not failed:
+            return
+        self._stale[:], self._trips = True, None
+        lane, error = next(iter(failed.items()))
+        cause = error if isinstance(error, BaseException) else None
+        doing = {b"r": f"reset({seeds[lane]})", b"s": "step", b"p": "the replay of its episode"}[op]
+        raise self._failed(lane, doing, failure(cause) if cause else error) from cause
+
+    @contextlib.contextmanager
+    def _asking(self) -> Iterator[None]:
+        """While the programs are asked: what becomes of the environment if that is not to end well."""
+        try:
+            yield
         except Died as died:
             raise self._died(died) from died
         except BaseException:
@@ -218,13 +276,12 @@ class ProgramVectorEnv(VectorEnv):
             if self.processes:  # answers that were not read would be taken for the next ones
                 self.close()
             raise
-        if not failed:
-            return
-        self._stale[:] = True
-        lane, error = next(iter(failed.items()))
-        cause = error if isinstance(error, BaseException) else None
-        doing = {b"r": f"reset({seeds[lane]})", b"s": "step", b"p": "the replay of its episode"}[op]
-        raise self._failed(lane, doing, failure(cause) if cause else error) from cause
+
+    def _turn_back(self) -> None:
+        """Forget what lanes that went ahead have found and nobody has asked for; they are replayed when next needed."""
+        if self._trips is not None and not self._trips.over:
+            self._stale[:] = True
+        self._trips = None
 
     def _start(self) -> None:
         """Make the programs, unless they are there."""

@@ -4,8 +4,9 @@ One process, the nursery (`python -m rhtool.envs.worker`), imports the programs'
 lane: 64 lanes cost one import, and share its memory. A lane's worker and its environment are the two ends of a socket.
 They speak in fixed-size binary messages; nothing is pickled.
 
-    request   op (1 byte), length (uint64), payload      reset: seed; step: action; replay: seed and actions; render: mode
-    reply     status (1 byte), length (uint64), payload  0: the lane's row as bytes, or a frame; 1: a failure as JSON
+    request   op (1 byte), length (uint64), payload      reset: seed; step: action; replay: seed and actions; render: mode;
+                                                         go ahead: a `Plan` as JSON
+    reply     status (1 byte), length (uint64), payload  0: the lane's row as bytes, a frame, or a `Trip`; 1: a failure as JSON
 
 The end of a process is always the same event, the end of its socket: after `close()`, an exception, Ctrl-C, SIGTERM or
 kill -9 of the parent the kernel closes the parent's ends, each worker closes its program and exits, and the nursery kills
@@ -30,6 +31,7 @@ import struct
 import sys
 import time
 import traceback
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -65,12 +67,69 @@ def row_type(observation: np.dtype, shape: tuple, action: np.dtype, action_shape
     )
 
 
+@dataclasses.dataclass
+class Plan:
+    """What a lane is to do by itself: JSON values."""
+
+    policy: str
+    """`module:attribute`; called with `options`, it gives what is called with an observation and a `numpy.random.Generator` and
+    returns an action"""
+    options: dict[str, Any]
+    draws: int
+    """seed of that generator"""
+    steps: int
+    elapsed: int
+    """steps that its episode has had"""
+    horizon: int
+    """steps of an episode, at most"""
+    seeds: list[int]
+    """of the episodes that follow"""
+
+
+@dataclasses.dataclass
+class Trip:
+    """What a lane did by itself, and what it met."""
+
+    actions: np.ndarray
+    """(S, *action shape), of S steps: those planned, or those until something failed"""
+    rows: np.ndarray
+    """(S,) records of `row_type`: the answers; that to a step that failed is nothing"""
+    ends: np.ndarray
+    """int64 (E,): the steps after which an episode began"""
+    resets: np.ndarray
+    """(E,) records: the answers to those resets; one is missing if the last failed"""
+    failure: Any = None
+    """what ended the trip: an exception, or a `Failure` from another process"""
+
+    @classmethod
+    def none(cls, row: np.dtype, failure: Any) -> Trip:
+        """One that failed before it began."""
+        return cls(np.zeros(0, row["base_action"]), np.zeros(0, row), np.zeros(0, np.int64), np.zeros(0, row), failure)
+
+    def encode(self) -> bytes:
+        """As one message: the numbers of things and the failure as JSON, then the arrays as they lie in memory."""
+        head = [len(self.actions), len(self.ends), self.failure and failure(self.failure)]
+        arrays = (self.actions, self.rows, self.ends, self.resets)
+        return json.dumps(head).encode() + b"\n" + b"".join(array.tobytes() for array in arrays)
+
+    @classmethod
+    def decode(cls, data: bytearray, row: np.dtype) -> Trip:
+        """The inverse of `encode`."""
+        head, _, body = data.partition(b"\n")
+        steps, ends, failed = json.loads(head)
+        action, at, arrays = row["base_action"], 0, []
+        for dtype, count in ((action, steps), (row, steps), (np.dtype(np.int64), ends)):
+            arrays.append(np.frombuffer(body, dtype, count, at))
+            at += count * dtype.itemsize
+        return cls(*arrays, np.frombuffer(body, row, offset=at), failed)
+
+
 class Lane:
     """A program, made when first needed, whose answers are written into rows."""
 
     def __init__(self, target: str, options: dict[str, Any], metrics: tuple[str, ...]):
         self.target, self.options, self.metrics = target, options, metrics
-        self.program = None
+        self.program = self.observation = None
 
     def answer(self, op: bytes, seed: int, actions: Any, row: np.void) -> None:
         """`reset` (b"r") with `seed`, `step` (b"s") with one action, or `replay` (b"p") an episode: reset, then each of
@@ -86,6 +145,30 @@ class Lane:
         base = self.program.base_action()
         row["has_base"] = base is not None
         row["base_action"] = 0 if base is None else base
+
+    def go_ahead(self, plan: Plan, row: np.dtype, ask: Callable[[], None] = lambda: None) -> Trip:
+        """Step by itself from where it is, and begin a new episode where one ends. `ask` is called before each step, and
+        raises if nobody waits any more."""
+        action, elapsed, made = row["base_action"], plan.elapsed, 0
+        actions, rows = np.zeros(plan.steps, action), np.zeros(plan.steps, row)
+        ends, resets, failed = [], [np.zeros(0, row)], None
+        try:
+            policy, generator = load(plan.policy)(**plan.options), np.random.default_rng(plan.draws)
+            for answer in rows:
+                ask()
+                made += 1
+                actions[made - 1] = policy(self.observation, generator)
+                self.answer(b"s", 0, actions[made - 1].copy(), answer)
+                elapsed += 1
+                if answer["terminated"] or answer["truncated"] or elapsed >= plan.horizon:
+                    ends.append(made - 1)
+                    first = np.zeros(1, row)
+                    self.answer(b"r", plan.seeds[len(ends) - 1], None, first[0])
+                    resets.append(first)
+                    elapsed = 0
+        except (Exception, SystemExit) as error:
+            failed = error
+        return Trip(actions[:made], rows[:made], np.array(ends, np.int64), np.concatenate(resets), failed)
 
     def start(self) -> None:
         """Make the program, unless it is there."""
@@ -123,6 +206,7 @@ class Lane:
         if np.shape(observation) != shape:
             raise ValueError(f"{where} returned an observation of shape {np.shape(observation)}, not {shape}")
         row["observation"] = observation
+        self.observation = row["observation"].copy()
 
 
 def load(target: str) -> Any:
@@ -320,6 +404,13 @@ def _worker(sock: socket.socket, spec: dict[str, Any], parent: int) -> None:
         os._exit(code)
 
 
+def _ask(sock: socket.socket) -> None:
+    """`EOFError` if the other end is gone."""
+    with contextlib.suppress(BlockingIOError):
+        if not sock.recv(1, socket.MSG_PEEK | socket.MSG_DONTWAIT):
+            raise EOFError
+
+
 def _serve(sock: socket.socket, spec: dict[str, Any]) -> None:
     (observation, shape), (action, action_shape) = spec["observation"], spec["action"]
     action_shape = tuple(action_shape)
@@ -341,6 +432,9 @@ def _serve(sock: socket.socket, spec: dict[str, Any]) -> None:
                     raise broken
                 if op == b"d":
                     answer = _frame_bytes(lane.render(payload.decode()))
+                elif op == b"a":
+                    plan = Plan(**json.loads(payload))
+                    answer = lane.go_ahead(plan, rows.dtype, lambda: _ask(sock)).encode()
                 else:
                     skip = 0 if op == b"s" else SEED.size
                     seed = SEED.unpack_from(payload)[0] if skip else 0

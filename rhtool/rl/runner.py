@@ -6,8 +6,9 @@ runs in this process or as a Ray actor (`rhtool/rl/sampler.py`).
 
 from __future__ import annotations
 
-from contextlib import nullcontext
+import tempfile
 from dataclasses import dataclass, fields
+from pathlib import Path
 from typing import Any
 
 import gymnasium as gym
@@ -19,8 +20,8 @@ from ray.rllib.env.env_runner import EnvRunner
 from torch import Tensor
 
 from rhtool.envs.base import Env
+from rhtool.rl.lane_policy import can_act
 from rhtool.rl.policy import Policy
-from rhtool.rl.process import threads
 
 
 @dataclass
@@ -102,6 +103,7 @@ class BatchedEnvRunner(EnvRunner):
         super().__init__(config=config, **kwargs)
         self.policy, self.lanes = policy, lanes
         self.env = env.make_vec(lanes, autoreset_mode=AutoresetMode.SAME_STEP)
+        self._folder: tempfile.TemporaryDirectory | None = None
         self.generator = torch.Generator().manual_seed(seed * 10_007 + first_lane)
         seeds = np.random.SeedSequence([seed, 1]).generate_state(first_lane + lanes, np.uint32)[first_lane:]
         obs, info = self.env.reset(seed=[int(s) for s in seeds])
@@ -112,11 +114,6 @@ class BatchedEnvRunner(EnvRunner):
     @torch.no_grad()
     def sample(self, *, steps: int, explore: bool = True, **kwargs: Any) -> Rollout:
         """`steps` env steps in every lane, going on where the last call ended; episodes are cut only by the env."""
-        # Lanes that are processes need the cores for which idle threads of torch would keep watch.
-        with threads(1) if self.env.lane_is_a_process else nullcontext():
-            return self._sample(steps, explore)
-
-    def _sample(self, steps: int, explore: bool) -> Rollout:
         policy, distribution = self.policy, self.policy.distribution
         size, lanes = (steps, self.lanes), self.lanes
         obs = torch.empty(*size, self._obs.shape[1])
@@ -126,10 +123,14 @@ class BatchedEnvRunner(EnvRunner):
         terms = np.empty((*size, len(self.env.reward_terms)))
         terminated, truncated = np.empty(size, bool), np.empty(size, bool)
         finals, ended, running = [], [], self._running
+        ahead = self._go_ahead(steps, explore)
         for t in range(steps):
             obs[t] = self._obs
-            inputs[t] = policy.dist_inputs(self._obs)
-            actions[t] = distribution.sample(inputs[t], self.generator) if explore else distribution.mode(inputs[t])
+            if ahead is not None:
+                actions[t] = ahead[t]
+            else:
+                inputs[t] = policy.dist_inputs(self._obs)
+                actions[t] = distribution.sample(inputs[t], self.generator) if explore else distribution.mode(inputs[t])
             next_obs, rewards[t], terminated[t], truncated[t], info = self.env.step(actions[t].numpy())
             proxy[t], true[t] = info["proxy_reward"], info["true_reward"]
             for k, name in enumerate(self.env.reward_terms):
@@ -147,6 +148,8 @@ class BatchedEnvRunner(EnvRunner):
                 for values in running.values():
                     values[done] = 0
             self._obs = _flat(next_obs)
+        if ahead is not None:
+            inputs = policy.dist_inputs(obs.flatten(0, 1)).view_as(inputs)
         self.num_env_steps_sampled_lifetime += steps * lanes
         return Rollout(
             obs=obs,
@@ -162,6 +165,18 @@ class BatchedEnvRunner(EnvRunner):
             final_obs=torch.cat(finals) if finals else torch.empty(0, obs.shape[2]),
             episodes=self._episodes(ended),
         )
+
+    def _go_ahead(self, steps: int, explore: bool) -> Tensor | None:
+        """The actions (T, B, …) of lanes that have made their steps by themselves, for `step` to collect; None where lanes are
+        not processes, which would spend more time on being woken for each step than on a policy of their own."""
+        if not (self.env.lane_is_a_process and can_act(self.policy.config)):
+            return None
+        if self._folder is None:
+            self._folder = tempfile.TemporaryDirectory(prefix="rhtool-policy-")
+        self.policy.save(Path(self._folder.name))
+        draws = torch.randint(2**63 - 1, (self.lanes,), generator=self.generator).tolist()
+        options = {"path": self._folder.name, "explore": explore}
+        return torch.from_numpy(self.env.go_ahead("rhtool.rl.lane_policy:LanePolicy", options, steps, draws))
 
     def _episodes(self, ended: list[dict[str, np.ndarray]]) -> dict[str, np.ndarray]:
         keys = ["true", "proxy", "length"]
@@ -200,6 +215,8 @@ class BatchedEnvRunner(EnvRunner):
     def stop(self) -> None:
         """Close the env."""
         self.env.close()
+        if self._folder is not None:
+            self._folder.cleanup()
 
 
 def _flat(observations: np.ndarray) -> Tensor:

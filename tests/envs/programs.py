@@ -148,3 +148,20 @@ class Witness(Drift):
     def close(self):
         self.note("closed")
         super().close()
+
+
+class Push:
+    """A policy: pushes at random, and hard to the right in its steps `hard` if its generator was seeded with `seed`."""
+
+    def __init__(self, hard: tuple[int, ...] = (), seed: int = -1):
+        self.hard, self.state = hard, np.random.default_rng(seed).bit_generator.state if seed >= 0 else None
+        self.steps, self.chosen = 0, None
+
+    def __call__(self, observation, generator):
+        if self.chosen is None:
+            self.chosen = generator.bit_generator.state == self.state
+        action = (0.5 * np.tanh(observation) + generator.uniform(-0.4, 0.4, 3)).astype(np.float32)
+        if self.chosen and self.steps in self.hard:
+            action[0] = 1
+        self.steps += 1
+        return action

@@ -202,6 +202,139 @@ def test_options_arrive_as_they_were():
         encode({1: 2})
 
 
+# Lanes that go ahead
+
+PUSH = "programs:Push"
+
+
+def both_ways(steps: int, lanes: int, target: str = "Drift", processes: bool = True, hard=(), **options):
+    """An environment whose lanes have gone ahead, a twin whose have not, and the actions; `hard` steps are lane 1's."""
+    env, twin = (make(lanes, target, processes, **options) for _ in range(2))
+    env.reset()
+    twin.reset()
+    same([env.step(some_actions(1, lanes)[0])], [twin.step(some_actions(1, lanes)[0])])
+    push = {"hard": list(hard), "seed": 1}
+    return env, twin, env.go_ahead(PUSH, push, steps, list(range(lanes)))
+
+
+@both
+@pytest.mark.parametrize("options", [{}, {"end": 1.5}, {"cut": 4}], ids=str)
+def test_steps_made_ahead_are_the_steps_one_by_one(processes, options):
+    env, twin, actions = both_ways(37, 5, processes=processes, **options)
+    assert actions.shape == (37, 5, 3) and len(np.unique(actions[:, :, 0])) == 37 * 5
+    for t, a in enumerate(actions):
+        same([env.step(a)], [twin.step(a)])
+        np.testing.assert_array_equal(env.base_action(env.observe()), twin.base_action(twin.observe()))
+        if t in (8, 9, 36):
+            for key, value in env.get_state().items():
+                np.testing.assert_array_equal(value, twin.get_state()[key])
+    for again in (env.go_ahead(PUSH, {}, 5, [9] * 5), some_actions(13, 5)):
+        same([env.step(a) for a in again], [twin.step(a) for a in again])
+    env.close()
+    twin.close()
+
+
+@both
+def test_lanes_are_where_they_went(processes, tmp_path):
+    env, twin, actions = both_ways(23, 2, "Witness", processes, file=str(tmp_path / "calls"))
+    (tmp_path / "calls").write_text("")
+    for a in actions:
+        env.step(a)
+    env.step(env.go_ahead(PUSH, {}, 1, [0, 1])[0])
+    env.step(actions[0])
+    calls = (tmp_path / "calls").read_text().split()
+    assert calls.count("step") == 2 * (1 + 1)  # and no replay
+    env.close()
+    twin.close()
+
+
+@both
+@pytest.mark.parametrize("what", ["another action", "reset", "reset one", "set_state", "render", "go ahead", "nothing"])
+@pytest.mark.parametrize("after", [0, 7, 9, 12])
+def test_who_leaves_the_way_finds_everything_as_it_was(processes, what, after):
+    env, twin, actions = both_ways(20, 3, processes=processes)
+    state = env.get_state()
+    same([env.step(a) for a in actions[:after]], [twin.step(a) for a in actions[:after]])
+    for e in (env, twin):
+        if what.startswith("reset"):
+            e.reset(options={"reset_mask": np.array([True, what == "reset", what == "reset"])})
+        elif what == "set_state":
+            e.set_state(state)
+        elif what == "render":
+            e.render_mode = "ansi"
+    if what == "render":
+        assert env.render() == twin.render()
+    rest = {"another action": some_actions(15, 3), "nothing": actions[after:]}.get(what, actions[after : after + 5])
+    if what == "go ahead":
+        rest = env.go_ahead(PUSH, {}, 15, [5, 6, 7])
+    same([env.step(a) for a in rest], [twin.step(a) for a in rest])
+    env.close()
+    twin.close()
+
+
+@both
+@pytest.mark.parametrize("step", [0, 8, 9, 13])
+def test_a_failure_on_the_way_is_raised_by_the_step_that_meets_it(processes, step):
+    env, twin, actions = both_ways(20, 3, "Fragile", processes, hard=[step], how="raise")
+    same([env.step(a) for a in actions[:step]], [twin.step(a) for a in actions[:step]])
+    place = f"lane 1 of ProgramsVectorEnv, step {(step + 1) % 10} of the episode"
+    for e in (env, twin):
+        with pytest.raises(RhtoolError, match="ValueError: too hard") as caught:
+            e.step(actions[step])
+        assert place in caught.value.where and "programs.py:" in caught.value.where
+    rest = some_actions(12, 3)
+    same([env.step(a) for a in rest], [twin.step(a) for a in rest])
+    env.close()
+    twin.close()
+
+
+@both
+def test_a_reset_that_fails_on_the_way_is_raised_by_its_step(processes, tmp_path):
+    file = tmp_path / "not now"
+    env, twin = (make(3, "Reluctant", processes, file=str(file)) for _ in range(2))
+    for e in (env, twin):
+        e.reset()
+    file.touch()
+    actions = env.go_ahead(PUSH, {"hard": [4], "seed": 1}, 20, [0, 1, 2])
+    same([env.step(a) for a in actions[:4]], [twin.step(a) for a in actions[:4]])
+    for e in (env, twin):
+        with pytest.raises(RhtoolError, match=r"lane 1.*|reset\(\d+\) of the program failed: ValueError: not now"):
+            e.step(actions[4])
+    file.unlink()
+    same([env.step(a) for a in actions[:12]], [twin.step(a) for a in actions[:12]])
+    env.close()
+    twin.close()
+
+
+def test_a_process_that_dies_on_the_way_is_reported():
+    env = make(3, "Fragile", how="SIGKILL")
+    env.reset()
+    with pytest.raises(RhtoolError, match="killed by SIGKILL, in one of the 20 steps") as caught:
+        env.go_ahead(PUSH, {"hard": [5], "seed": 1}, 20, [0, 1, 2])
+    assert "lane 1" in caught.value.where and env.closed
+
+
+@both
+def test_a_policy_that_cannot_be_made_is_named(processes):
+    env = make(2, processes=processes)
+    env.reset()
+    actions = env.go_ahead("programs:Nobody", {}, 3, [0, 1])
+    with pytest.raises(RhtoolError, match="Nobody"):
+        env.step(actions[0])
+    env.close()
+
+
+def test_lanes_go_ahead_only_from_episodes_under_way():
+    env = make(2)
+    with pytest.raises(RhtoolError, match="under way"):
+        env.go_ahead(PUSH, {}, 3, [0, 1])
+    env = Programs().make_vec(2, 0)
+    env.reset()
+    with pytest.raises(RhtoolError, match="SameStep"):
+        env.go_ahead(PUSH, {}, 3, [0, 1])
+    env.close()
+
+
 # Failures
 
 
@@ -395,6 +528,7 @@ calm = np.zeros((3, 3), np.float32)
 hard = calm + np.float32([[1, 0, 0]])
 """
 STEP_FOREVER = "env = environment()\nwhile True: env.step(calm)"
+AHEAD_FOREVER = "env = environment()\nenv.go_ahead('programs:Push', {}, 10**5, [0, 1, 2])"
 HANG = "env = environment('Fragile', how='hang')\nenv.step(hard)"
 
 
@@ -435,7 +569,7 @@ def test_the_end_of_the_program_is_the_end_of_its_processes(body, code):
 
 
 @pytest.mark.parametrize("signum", [signal.SIGINT, signal.SIGTERM, signal.SIGKILL], ids=lambda s: s.name)
-@pytest.mark.parametrize("body", [STEP_FOREVER, HANG], ids=["stepping", "hanging"])
+@pytest.mark.parametrize("body", [STEP_FOREVER, AHEAD_FOREVER, HANG], ids=["stepping", "ahead", "hanging"])
 @pytest.mark.parametrize("to", [os.kill, os.killpg], ids=["program", "group"])
 def test_a_signal_that_ends_the_program_ends_its_processes(signum, body, to):
     process, pids = start(body)
