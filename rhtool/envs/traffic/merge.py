@@ -54,8 +54,8 @@ _FOLLOWING = (
 
 
 class Vehicle:
-    """A vehicle as of the last step: its `speed` (m/s), its `edge`, the vehicle ahead with the `headway` to it (m, with
-    `MIN_GAP`; `FAR` without one), and the nearest vehicle that has this one ahead."""
+    """A vehicle as of the last step: its `speed` (m/s), its `edge`, whether that is `inside` a junction, the vehicle ahead with
+    the `headway` to it (m, with `MIN_GAP`; `FAR` without one), and the nearest vehicle that has this one ahead."""
 
     __slots__ = (
         "controllable",
@@ -65,6 +65,7 @@ class Vehicle:
         "gone",
         "headway",
         "id",
+        "inside",
         "leader",
         "length",
         "speed",
@@ -72,7 +73,7 @@ class Vehicle:
 
     def __init__(self, id: str, controllable: bool):
         self.id, self.controllable, self.gone = id, controllable, False
-        self.speed, self.edge = 0.0, ""
+        self.speed, self.edge, self.inside = 0.0, "", True
         self.leader: Vehicle | None = None
         self.follower: Vehicle | None = None
         self.headway = self.follower_headway = FAR
@@ -90,11 +91,13 @@ def idm(speed: float, leader_speed: float | None, headway: float) -> float:
     """Acceleration (m/s2) of the intelligent driver model (Treiber, Hennecke, Helbing 2000), with flow's numbers:
     `a (1 - (v/v0)^4 - (s*/h)^2)`, `s* = s0 + max(0, v T + v (v - v_lead) / (2 sqrt(a b)))`, no `s*` without a leader;
     a = 1 and b = 1.5 m/s2, v0 = 30 m/s, T = 1 s, s0 = 2 m."""
-    if abs(headway) < 1e-3:
+    # Conditions instead of max(), here and below: calls are most of what these few numbers cost.
+    if -1e-3 < headway < 1e-3:
         headway = 1e-3
     desired = 0.0
     if leader_speed is not None:
-        desired = 2.0 + max(0.0, speed + speed * (speed - leader_speed) / 2.449489742783178)
+        desired = speed + speed * (speed - leader_speed) / 2.449489742783178
+        desired = 2.0 + desired if desired > 0.0 else 2.0
     return 1.0 - (speed / 30.0) ** 4 - (desired / headway) ** 2
 
 
@@ -143,8 +146,9 @@ class Merge:
         slow_down, dt, crashed = self._vehicle.slowDown, self.sim_step, False
         for _ in range(steps):
             for vehicle in self.vehicles.values():
-                if not vehicle.controllable and vehicle.edge[:1] not in (":", ""):
-                    slow_down(vehicle.id, max(vehicle.speed + idm_of(vehicle) * dt, 0.0), 1e-3)
+                if not (vehicle.controllable or vehicle.inside):
+                    speed = vehicle.speed + idm_of(vehicle) * dt
+                    slow_down(vehicle.id, speed if speed > 0.0 else 0.0, 1e-3)
             for vehicle, acceleration in zip(self.slots, accelerations, strict=False):
                 if not vehicle.gone:
                     slow_down(vehicle.id, max(vehicle.speed + acceleration * dt, 0.0), 1e-3)
@@ -162,8 +166,7 @@ class Merge:
     def x(self, vehicle: Vehicle) -> float:
         """m on flow's axis; inside a junction the junction's beginning."""
         start = OFFSET.get(vehicle.edge, 0.0)
-        inside = vehicle.edge[:1] in (":", "")
-        return start if inside else start + self._vehicle.getLanePosition(vehicle.id)
+        return start if vehicle.inside else start + self._vehicle.getLanePosition(vehicle.id)
 
     def place(self, vehicle: Vehicle) -> tuple[float, float, float]:
         """x, y (m) of its front bumper and its angle (degrees, north 0, clockwise)."""
@@ -208,8 +211,10 @@ class Merge:
             for vehicle in vehicles.values():
                 vehicle.follower, vehicle.follower_headway = None, FAR
         for id, vehicle in vehicles.items():
-            vehicle.speed = max(get_speed(id), MISSING)  # after a crash SUMO says -2^30
-            vehicle.edge = get_road(id)
+            speed, edge = get_speed(id), get_road(id)
+            vehicle.speed = speed if speed > MISSING else MISSING  # after a crash SUMO says -2^30
+            if edge != vehicle.edge:
+                vehicle.edge, vehicle.inside = edge, edge[:1] in (":", "")
             ahead = get_leader(id, _SIGHT)
             if ahead is None or not ahead[0]:
                 vehicle.leader, vehicle.headway = None, FAR
@@ -224,7 +229,9 @@ class Merge:
 
 def _routes(config: Traffic) -> str:
     """Vehicle types, routes and inflows as SUMO's XML."""
-    flow = '<flow id="{}" type="{}" route="{}" vehsPerHour="{!r}" departLane="free" departSpeed="{}" begin="1" end="86400"/>'
+    # The original's departLane="free" is lane 0 of these one-lane roads; SUMO would look for it for each vehicle that waits
+    # outside in each of its steps.
+    flow = '<flow id="{}" type="{}" route="{}" vehsPerHour="{!r}" departLane="0" departSpeed="{}" begin="1" end="86400"/>'
     # SUMO inserts what is due at the same time in the order of the names: as in the original, controlled ones first.
     flows = [("human_highway", "human", "highway", config.inflow_highway, 10)]
     flows += [
