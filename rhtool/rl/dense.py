@@ -19,7 +19,8 @@ class Layers(nn.Sequential):
     """`nn.Sequential` of `nn.Linear` layers, each possibly followed by `nn.Tanh` or `nn.LeakyReLU`; the same function to rounding.
 
     On a CPU a layer and its activation are one call, backward too. Where gradients with respect to the input are wanted (a
-    gradient penalty differentiates those once more), on a GPU, and where torch has no oneDNN, this is `nn.Sequential`.
+    gradient penalty differentiates those once more), on a GPU, where torch has no oneDNN, and for a training step whose products
+    are all smaller than `SMALL`, this is `nn.Sequential`.
     """
 
     def forward(self, x: Tensor) -> Tensor:
@@ -27,6 +28,8 @@ class Layers(nn.Sequential):
         if not AVAILABLE or x.requires_grad or x.device.type != "cpu" or x.dtype != torch.float32 or x.ndim != 2:
             return super().forward(x)
         modules = [*self, None]
+        if torch.is_grad_enabled() and len(x) * max(m.weight.numel() for m in self if isinstance(m, nn.Linear)) < SMALL:
+            return super().forward(x)
         for layer, following in pairwise(modules):
             if isinstance(layer, nn.Linear):
                 name, numbers = _activation(following)
@@ -80,6 +83,10 @@ def _available() -> bool:
     except (AttributeError, RuntimeError):
         return False
 
+
+SMALL = 2**23
+"""multiplications of a product, below which autograd's way around the call costs more than the call saves: a training step of 64 rows
+through 2 x 128 takes 0.45 ms with it and 0.33 ms without (`python benchmarks/dense.py`)"""
 
 AVAILABLE = _available()
 """whether `Layers` is faster than `nn.Sequential` here"""

@@ -231,7 +231,9 @@ def _routes(config: Traffic) -> str:
     """Vehicle types, routes and inflows as SUMO's XML."""
     # The original's departLane="free" is lane 0 of these one-lane roads; SUMO would look for it for each vehicle that waits
     # outside in each of its steps.
-    flow = '<flow id="{}" type="{}" route="{}" vehsPerHour="{!r}" departLane="0" departSpeed="{}" begin="1" end="86400"/>'
+    flow = (
+        '<flow id="{}" type="{}" route="{}" vehsPerHour="{!r}" departLane="0" departSpeed="{}" begin="1" end="86400"/>'
+    )
     # SUMO inserts what is due at the same time in the order of the names: as in the original, controlled ones first.
     flows = [("human_highway", "human", "highway", config.inflow_highway, 10)]
     flows += [
