@@ -1,9 +1,9 @@
 """Speed of the environments on SUMO, and what their rewards say of policies: `python benchmarks/traffic.py [traffic] [signal]`.
 
 For each: seconds to the first episode, to a reset, steps/s of one lane under the controller and of ten lanes on all cores,
-memory of a lane's process before and after 200 resets; for traffic libsumo against TraCI, and what SUMO alone would do, asked
-nothing and told nothing. Then a table of policies with the mean proxy and true reward of a step, and for the controller its
-standard deviation and the correlation of the two.
+memory of a lane's process before and after 200 resets; for traffic libsumo against TraCI, and sampling under a policy, in each
+lane's process or in one for all, beside SUMO alone, asked nothing and told nothing. Then a table of policies with the mean proxy
+and true reward of a step, and for the controller its standard deviation and the correlation of the two.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ def main(names: list[str]) -> None:
             print(f"  {backend:8} {rate(env, 300 if backend == 'traci' else 1500):>8,.0f} steps/s")
             env.close()
         if name == "traffic":
-            alone(config)
+            sampling(config)
         rewards(config, POLICIES[name])
 
 
@@ -84,25 +84,43 @@ def rate(env, steps: int) -> float:
     return best
 
 
-def alone(config) -> None:
-    """Ten lanes as an iteration of ORPO has them, by turns with ten of SUMO alone."""
+def sampling(config) -> None:
+    """Whole episodes of ten lanes by turns: the base policy in each lane's process, one for all in this process, and SUMO alone;
+    the median of five."""
+    from rhtool.rl import runner
+    from rhtool.rl.policy import Policy
+    from rhtool.rl.sampler import Sampler
+
+    policy = Policy.load(config.base_policy_path())
     env = config.make_vec(10, seed=0, autoreset_mode="SameStep")
-    bare = config.make_vec(10, seed=0, autoreset_mode="SameStep")
-    bare.program = lambda: ProgramSpec("traffic:Alone", {"config": config}, ("rhtool.envs.traffic.preloaded",))
-    (theirs, there), (ours, here) = (np.median([once(e, config.horizon) for _ in range(5)], 0) for e in (bare, env))
-    env.close()
-    bare.close()
-    print(f"  10 lanes, whole episodes {ours:>8,.0f} steps/s, {here:.0f} vehicles at their ends")
-    print(f"  SUMO alone               {theirs:>8,.0f} steps/s, {there:.0f}: {theirs / ours:.2f}x")
+    env.program = lambda: ProgramSpec("traffic:Alone", {"config": config}, ("rhtool.envs.traffic.preloaded",))
+    env.reset()
+    samplers = {name: Sampler(config, policy, 10, seed=0) for name in ("a policy each", "one policy for all")}
+    can_act, found = runner.can_act, {name: [] for name in (*samplers, "SUMO alone")}
+    for _ in range(5):
+        for name, rows in found.items():
+            runner.can_act = can_act if name == "a policy each" else lambda config: False
+            started = time.perf_counter()
+            if name in samplers:
+                vehicles = samplers[name].sample(config.horizon).episodes["env/vehicles"].mean()
+            else:
+                actions = env.go_ahead("traffic:Still", {}, config.horizon, [0] * 10)
+                vehicles = np.mean([env.step(each)[-1]["vehicles"] for each in actions])
+            rows.append((10 * config.horizon / (time.perf_counter() - started), vehicles))
+    runner.can_act = can_act
+    for each in (env, *samplers.values()):
+        each.close()
+    speeds = {name: np.median(rows, 0) for name, rows in found.items()}
+    for name, (speed, vehicles) in speeds.items():
+        ratio = f"{speed / speeds['one policy for all'][0]:.2f}x"
+        print(f"  10 lanes, {name:18} {speed:>7,.0f} steps/s  {ratio}   {vehicles:.0f} vehicles in the mean")
 
 
-def once(env, steps: int) -> tuple[float, float]:
-    """Steps/s of all lanes under the controller in one episode of each, and vehicles at its end."""
-    observations = env.reset()[0]
-    started = time.perf_counter()
-    for _ in range(steps):
-        observations, *_, info = env.step(env.base_action(observations))
-    return steps * env.num_envs / (time.perf_counter() - started), info["vehicles"].mean()
+class Still:
+    """A policy that accelerates nobody."""
+
+    def __call__(self, observation, generator):
+        return 0.0
 
 
 def memory(env) -> float:
