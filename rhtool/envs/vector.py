@@ -59,7 +59,8 @@ class VectorEnv(gymnasium.vector.VectorEnv):
     """metrics in `info` of which the rewards are weighted sums, or nearly: what `divergence=linear_max_min` takes every
     reward to be a weighted sum of; empty: it takes the observation and the action instead"""
     lane_is_a_process: ClassVar[bool] = False
-    """each lane is a process of the operating system, so hundreds of them are many"""
+    """each lane is a process of the operating system, so hundreds of them are many, and each can step by itself
+    (`ProgramVectorEnv.go_ahead`)"""
     obs_names: tuple[str, ...] = ()
     """what each column of a flattened observation is, for tables and pictures; empty: columns are numbered"""
     action_names: tuple[str, ...] = ()

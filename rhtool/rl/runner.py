@@ -1,4 +1,5 @@
-"""Sampling: a vectorised env stepped with one batched forward pass per step, its columns kept as arrays from end to end.
+"""Sampling: a vectorised env stepped with one batched forward pass per step, its columns kept as arrays from end to end. Lanes that
+are processes step by themselves, and what they found is collected.
 
 RLlib's stock runner makes Python objects per env per step; this one writes rows of preallocated tensors. It is an RLlib `EnvRunner`, so it
 runs in this process or as a Ray actor (`rhtool/rl/sampler.py`).
