@@ -27,10 +27,10 @@ from rhtool.envs.worker import DEAF, FDS, GRACE, SEED, Lane, Plan, Trip, encode,
 def _waiters(process: int) -> ThreadPoolExecutor:
     """A thread for each core this process may use, which waits for a lane that goes ahead, whatever its pool.
 
-    A lane that has a core to itself finds its data in the core's caches: a fifth of SUMO's time. `process` is our number, since
-    a fork inherits no threads.
+    A lane that has a core to itself finds its data in the core's caches. `process` is our number, since a fork inherits no
+    threads.
     """
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     return ThreadPoolExecutor(cores, "lanes")
 
 
@@ -53,7 +53,7 @@ class LocalLanes:
         return failed
 
     def go_ahead(self, plans: list[Plan], row: np.dtype) -> list[Trip]:
-        """What each lane does and meets by itself."""
+        """What each lane, of which `plans` has one, does and meets by itself; `row` is `row_type`'s."""
         return [lane.go_ahead(plan, row) for lane, plan in zip(self._lanes, plans, strict=True)]
 
     def render(self, lane: int, mode: str) -> Any:

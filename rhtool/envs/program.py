@@ -141,7 +141,11 @@ class ProgramVectorEnv(VectorEnv):
                 `numpy.random.Generator` and returns an action of the action space.
             options: JSON values.
             steps: of each lane.
-            draws: seeds of the lanes' generators.
+            draws: seeds of the lanes' generators, one each.
+
+        Raises:
+            RhtoolError: with another autoreset mode than SAME_STEP, before the first `reset`, after a reset that failed, or
+                if a process dies, the environment then being closed.
         """
         if self.autoreset_mode is not AutoresetMode.SAME_STEP or not self._ready or self._pending.any():
             raise RhtoolError(

@@ -27,9 +27,9 @@ class Layers(nn.Sequential):
         """(B, D) float32 -> (B, outputs)."""
         if not AVAILABLE or x.requires_grad or x.device.type != "cpu" or x.dtype != torch.float32 or x.ndim != 2:
             return super().forward(x)
-        modules = [*self, None]
         if torch.is_grad_enabled() and len(x) * max(m.weight.numel() for m in self if isinstance(m, nn.Linear)) < SMALL:
             return super().forward(x)
+        modules = [*self, None]
         for layer, following in pairwise(modules):
             if isinstance(layer, nn.Linear):
                 name, numbers = _activation(following)
@@ -86,7 +86,7 @@ def _available() -> bool:
 
 SMALL = 2**23
 """multiplications of a product, below which autograd's way around the call costs more than the call saves: a training step of 64 rows
-through 2 x 128 takes 0.45 ms with it and 0.33 ms without (`python benchmarks/dense.py`)"""
+through 2 x 128 took 0.47 ms with it and 0.29 ms without (`python benchmarks/dense.py`)"""
 
 AVAILABLE = _available()
 """whether `Layers` is faster than `nn.Sequential` here"""

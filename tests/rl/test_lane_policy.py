@@ -27,14 +27,14 @@ def pair(request, tmp_path):
     return policy, lambda **options: LanePolicy(str(tmp_path), **options)
 
 
-def looks(number):
+def some_observations(number):
     return torch.from_numpy(np.random.default_rng(0).normal(2, 3, (number, 6)).astype(np.float32))
 
 
 def test_it_is_the_same_function(pair):
     policy, load = pair
     mine, rng = load(explore=False), np.random.default_rng(0)
-    obs = looks(50)
+    obs = some_observations(50)
     inputs = policy.dist_inputs(obs)
     for row, expected, action in zip(obs, inputs, policy.distribution.mode(inputs), strict=True):
         observation = row.numpy().reshape(2, 3)
@@ -45,7 +45,7 @@ def test_it_is_the_same_function(pair):
 def test_it_samples_from_the_same_distribution(pair):
     policy, load = pair
     mine, rng, space = load(), np.random.default_rng(0), policy.action_space
-    obs = looks(1)
+    obs = some_observations(1)
     drawn = np.array([mine(obs[0].numpy().reshape(2, 3), rng) for _ in range(4000)])
     inputs = policy.dist_inputs(obs)
     if isinstance(space, gym.spaces.Discrete):
