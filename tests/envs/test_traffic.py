@@ -6,6 +6,7 @@ import json
 import re
 import subprocess
 import xml.etree.ElementTree as ElementTree
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -15,7 +16,8 @@ from rhtool.config import compose
 from rhtool.envs import sumo
 from rhtool.envs.traffic import Traffic
 from rhtool.envs.traffic.env import METRICS
-from rhtool.envs.traffic.merge import LENGTH, NETWORK, idm, idm_of
+from rhtool.envs.traffic.inflow import Flow, Inflow
+from rhtool.envs.traffic.merge import LENGTH, NETWORK, ROUTES, idm, idm_of
 from rhtool.envs.traffic.program import TrafficProgram
 from rhtool.errors import ConfigError
 
@@ -159,6 +161,47 @@ def test_the_network_is_the_original_s(tmp_path):
         command += [option, str(NETWORK.parent / name)]
     subprocess.run([*command, "--output-file", str(made)], check=True, capture_output=True)
     assert lanes_of(made) == lanes
+
+
+FLOWS = [
+    Flow("a", "human", "highway", 7500, 10),
+    Flow("b", "human", "ramp", 337.5, 7.5),
+    Flow("c", "rl", "ramp", 112.5, 7.5),
+]
+
+
+@pytest.mark.parametrize(
+    "rates", [(7500, 337.5, 112.5), (900, 9000, 20000), (1800, 600, 600)], ids=["default", "crowded", "due together"]
+)
+@pytest.mark.parametrize("seed", [0, 54321])
+def test_who_waits_outside_of_sumo_enters_as_from_sumo_s_own_flows(tmp_path, rates, seed):
+    """SUMO drives, once with flows of its own and once with ours: who enters when, each one's speed factor, and how many wait."""
+    flows = [replace(flow, per_hour=rate) for flow, rate in zip(FLOWS, rates, strict=True)]
+    own = [
+        f'<flow id="{flow.name}" type="{flow.type}" route="{flow.route}" vehsPerHour="{flow.per_hour}" departLane="free" '
+        f'departSpeed="{flow.speed}" begin="1" end="86400"/>'
+        for flow in flows
+    ]
+    seen = []
+    for inside in (own, []):
+        routes = tmp_path / "routes.rou.xml"
+        routes.write_text(ROUTES.replace("</routes>", "".join(inside) + "</routes>"))
+        simulation = sumo.Simulation(
+            ["-n", str(NETWORK), "-r", str(routes), "--step-length", "0.2", "--no-warnings", "true"]
+        )
+        try:
+            api, inflow, rows = simulation.load(seed), Inflow([] if inside else flows, seed), []
+            for step in range(600):
+                inflow.offer(200 * step, api.vehicle)
+                api.simulationStep()
+                names = inflow.entered(api.simulation.getDepartedIDList())
+                waiting = int(api.simulation.getParameter("", "stats.vehicles.waiting")) if inside else inflow.waiting
+                rows.append(([(name, api.vehicle.getSpeedFactor(name)) for name in names], waiting))
+        finally:
+            simulation.close()
+        seen.append(rows)
+    assert seen[0] == seen[1]
+    assert seen[0][-1][1] > 5 and len({name for names, _ in seen[0] for name, _ in names}) > 20
 
 
 def test_the_idm_is_its_formula():

@@ -19,7 +19,8 @@ from collections import deque
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from rhtool.envs.sumo import Simulation
+from rhtool.envs.sumo import Simulation, bare
+from rhtool.envs.traffic.inflow import Flow, Inflow
 
 if TYPE_CHECKING:
     from rhtool.envs.traffic import Traffic
@@ -51,6 +52,16 @@ _FOLLOWING = (
     'speedDev="0.1" impatience="0.5" laneChangeModel="LC2013" lcStrategic="1.0" lcCooperative="1.0" lcSpeedGain="1.0" '
     'lcKeepRight="1.0"'
 )
+
+ROUTES = f"""<routes>
+<vType id="human" color="blue" {_FOLLOWING}/>
+<vType id="rl" color="orange" {_FOLLOWING}/>
+<route id="highway" edges="inflow_highway left center"/>
+<route id="ramp" edges="inflow_merge bottom center"/>
+<route id="last" edges="center"/>
+</routes>
+"""
+"""what SUMO knows of the vehicles: their types and where they go"""
 
 
 class Vehicle:
@@ -112,14 +123,21 @@ class Merge:
 
     def __init__(self, config: Traffic):
         self.sim_step, self._slots = config.sim_step, config.slots
+        self._milliseconds = round(1000 * config.sim_step)
         self._late, self._remember = config.quirk(config.late_slots), config.quirk(config.stale_follower)
         self._folder = tempfile.TemporaryDirectory(prefix="rhtool-traffic-")
         routes = Path(self._folder.name) / "merge.rou.xml"
-        routes.write_text(_routes(config))
+        routes.write_text(ROUTES)
         arguments = ["-n", str(NETWORK), "-r", str(routes), "--step-length", str(config.sim_step)]
         arguments += ["--time-to-teleport", "-1", "--collision.check-junctions", "true"]
         arguments += ["--no-step-log", "true", "--no-warnings", "true", "--duration-log.disable", "true"]
         self._simulation = Simulation(arguments, config.backend, config.gui)
+        flows = [
+            Flow("human_highway", "human", "highway", config.inflow_highway, 10.0),
+            Flow("human_ramp", "human", "ramp", config.inflow_ramp, 7.5),
+            Flow("controlled_ramp", "rl", "ramp", config.inflow_rl, 7.5),
+        ]
+        self._flows = [flow for flow in flows if flow.per_hour > 0]
         self.vehicles: dict[str, Vehicle] = {}
         """those in the network, in the order in which they entered"""
         self.slots: list[Vehicle] = []
@@ -133,17 +151,20 @@ class Merge:
         """A new episode; `seed` is SUMO's. Two vehicles stand at the beginnings of the highway and of its last part."""
         self.api = api = self._simulation.load(seed)
         self._vehicle, self._sim = api.vehicle, api.simulation
+        names = ("getSpeed", "getRoadID", "getLeader")
+        self._slow_down, self._questions = bare(api.vehicle, "slowDown"), [bare(api.vehicle, name) for name in names]
         self.vehicles, self.slots, self.arrived = {}, [], 0
         self.queue.clear()
-        api.simulationStep()
+        self._inflow, self._now = Inflow(self._flows, seed), 0
+        self._simulate()
         for i, route in enumerate(("highway", "last")):
             api.vehicle.add(f"human_{i}", route, typeID="human", departLane="0", departPos="0", departSpeed="0")
-        api.simulationStep()
+        self._simulate()
         self._read()
 
     def step(self, accelerations: list[float], steps: int) -> bool:
         """`steps` steps of SUMO with the slots' accelerations (m/s2); ends early, and returns true, if vehicles crash."""
-        slow_down, dt, crashed = self._vehicle.slowDown, self.sim_step, False
+        slow_down, dt, crashed = self._slow_down, self.sim_step, False
         for _ in range(steps):
             for vehicle in self.vehicles.values():
                 if not (vehicle.controllable or vehicle.inside):
@@ -154,7 +175,7 @@ class Merge:
                     slow_down(vehicle.id, max(vehicle.speed + acceleration * dt, 0.0), 1e-3)
             if self._late:
                 self._assign()
-            self.api.simulationStep()
+            self._simulate()
             self._read()
             if self._sim.getStartingTeleportNumber() != 0:
                 crashed = True
@@ -174,7 +195,7 @@ class Merge:
 
     def backlog(self) -> int:
         """Vehicles that wait outside because there is no room for them."""
-        return int(self._sim.getParameter("", "stats.vehicles.waiting"))  # without the list of their names
+        return self._inflow.waiting
 
     def close(self) -> None:
         """End SUMO and remove the files made for it."""
@@ -190,6 +211,12 @@ class Merge:
             if not vehicle.gone:
                 self.slots.append(vehicle)
 
+    def _simulate(self) -> None:
+        """A step of SUMO."""
+        self._inflow.offer(self._now, self._vehicle)
+        self.api.simulationStep()
+        self._now += self._milliseconds
+
     def _read(self) -> None:
         """What the last step changed."""
         api, vehicles = self._vehicle, self.vehicles
@@ -198,7 +225,8 @@ class Merge:
                 vehicles.pop(id).gone = True
                 self.arrived += 1
         entered = []
-        for id in self._sim.getDepartedIDList():
+        departed = self._sim.getDepartedIDList()
+        for id in self._inflow.entered(departed) if departed else ():
             vehicle = vehicles[id] = Vehicle(id, api.getTypeID(id) == "rl")
             vehicle.length = api.getLength(id)
             api.setSpeedMode(id, _SPEED_MODE)
@@ -206,7 +234,7 @@ class Merge:
             if vehicle.controllable:
                 entered.append(vehicle)
         self.queue.extend(sorted(entered, key=lambda v: v.id))
-        get_speed, get_road, get_leader = api.getSpeed, api.getRoadID, api.getLeader
+        get_speed, get_road, get_leader = self._questions
         if not self._remember:
             for vehicle in vehicles.values():
                 vehicle.follower, vehicle.follower_headway = None, FAR
@@ -225,30 +253,3 @@ class Merge:
             vehicle.leader, vehicle.headway = leader, headway = vehicles.get(ahead[0]), ahead[1] + MIN_GAP
             if leader is not None and headway < leader.follower_headway:
                 leader.follower, leader.follower_headway = vehicle, headway
-
-
-def _routes(config: Traffic) -> str:
-    """Vehicle types, routes and inflows as SUMO's XML."""
-    # The original's departLane="free" is lane 0 of these one-lane roads; SUMO would look for it for each vehicle that waits
-    # outside in each of its steps.
-    flow = (
-        '<flow id="{}" type="{}" route="{}" vehsPerHour="{!r}" departLane="0" departSpeed="{}" begin="1" end="86400"/>'
-    )
-    # SUMO inserts what is due at the same time in the order of the names: as in the original, controlled ones first.
-    flows = [("human_highway", "human", "highway", config.inflow_highway, 10)]
-    flows += [
-        ("human_ramp", "human", "ramp", config.inflow_ramp, 7.5),
-        ("controlled_ramp", "rl", "ramp", config.inflow_rl, 7.5),
-    ]
-    return "\n".join(
-        [
-            "<routes>",
-            f'<vType id="human" color="blue" {_FOLLOWING}/>',
-            f'<vType id="rl" color="orange" {_FOLLOWING}/>',
-            '<route id="highway" edges="inflow_highway left center"/>',
-            '<route id="ramp" edges="inflow_merge bottom center"/>',
-            '<route id="last" edges="center"/>',
-            *(flow.format(*each) for each in flows if each[3] > 0),
-            "</routes>",
-        ]
-    )
