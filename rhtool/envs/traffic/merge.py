@@ -46,6 +46,8 @@ OFFSET = {
 
 MIN_GAP, FAR, MISSING = 2.5, 1000.0, -1001.0
 _SIGHT = 2000.0
+_NEAR = 0.01
+"""m before the end of its edge, from where on a vehicle is asked for it"""
 _SPEED_MODE, _LANE_CHANGE_MODE = 1, 512
 _FOLLOWING = (
     'carFollowModel="IDM" accel="2.6" decel="4.5" sigma="0.5" tau="1.0" minGap="2.5" maxSpeed="30" speedFactor="1.0" '
@@ -65,8 +67,9 @@ ROUTES = f"""<routes>
 
 
 class Vehicle:
-    """A vehicle as of the last step: its `speed` (m/s), its `edge`, whether that is `inside` a junction, the vehicle ahead with
-    the `headway` to it (m, with `MIN_GAP`; `FAR` without one), and the nearest vehicle that has this one ahead."""
+    """A vehicle as of the last step: its `speed` (m/s), its `edge`, what is `remaining` of that (m), whether it is `inside` a
+    junction, the vehicle ahead with the `headway` to it (m, with `MIN_GAP`; `FAR` without one), and the nearest vehicle that has
+    this one ahead."""
 
     __slots__ = (
         "controllable",
@@ -79,6 +82,7 @@ class Vehicle:
         "inside",
         "leader",
         "length",
+        "remaining",
         "speed",
     )
 
@@ -88,7 +92,7 @@ class Vehicle:
         self.leader: Vehicle | None = None
         self.follower: Vehicle | None = None
         self.headway = self.follower_headway = FAR
-        self.length = 0.0
+        self.length = self.remaining = 0.0
 
     @classmethod
     def vanished(cls) -> Vehicle:
@@ -153,6 +157,7 @@ class Merge:
         self._vehicle, self._sim = api.vehicle, api.simulation
         names = ("getSpeed", "getRoadID", "getLeader")
         self._slow_down, self._questions = bare(api.vehicle, "slowDown"), [bare(api.vehicle, name) for name in names]
+        self._lengths = {edge: api.lane.getLength(f"{edge}_0") for edge in OFFSET}
         self.vehicles, self.slots, self.arrived = {}, [], 0
         self.queue.clear()
         self._inflow, self._now = Inflow(self._flows, seed), 0
@@ -234,15 +239,19 @@ class Merge:
             if vehicle.controllable:
                 entered.append(vehicle)
         self.queue.extend(sorted(entered, key=lambda v: v.id))
-        get_speed, get_road, get_leader = self._questions
+        (get_speed, get_road, get_leader), dt = self._questions, self.sim_step
         if not self._remember:
             for vehicle in vehicles.values():
                 vehicle.follower, vehicle.follower_headway = None, FAR
         for id, vehicle in vehicles.items():
-            speed, edge = get_speed(id), get_road(id)
-            vehicle.speed = speed if speed > MISSING else MISSING  # after a crash SUMO says -2^30
-            if edge != vehicle.edge:
-                vehicle.edge, vehicle.inside = edge, edge[:1] in (":", "")
+            vehicle.speed = speed = get_speed(id)
+            vehicle.remaining -= speed * dt
+            if vehicle.remaining < _NEAR or speed < 0.0:
+                vehicle.speed = speed if speed > MISSING else MISSING  # after a crash SUMO says -2^30
+                edge = get_road(id)
+                if edge != vehicle.edge:
+                    vehicle.edge, vehicle.inside = edge, edge[:1] in (":", "")
+                    vehicle.remaining = self._lengths.get(edge, 0.0) - api.getLanePosition(id)
             ahead = get_leader(id, _SIGHT)
             if ahead is None or not ahead[0]:
                 vehicle.leader, vehicle.headway = None, FAR
