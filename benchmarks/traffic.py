@@ -23,11 +23,11 @@ EPISODES = 20
 
 
 class Alone(TrafficProgram):
-    """SUMO's own steps and the messages about them, and nothing else."""
+    """SUMO's own steps, the vehicles that come, and the messages about them, and nothing else."""
 
     def step(self, action):
         for _ in range(self._config.sims_per_step):
-            self._merge.api.simulationStep()
+            self._merge.simulate()
         metrics = dict.fromkeys(METRICS, 0.0) | {"vehicles": float(self._merge.api.vehicle.getIDCount())}
         return np.zeros(5 * self._config.slots, np.float32), 0.0, 0.0, False, False, metrics
 

@@ -197,8 +197,11 @@ class ProgramVectorEnv(VectorEnv):
         self._exchange(b"s", lanes, self.episode_seed, actions)
         self.history[lanes, self._elapsed[lanes]] = actions[lanes]
         self._keep(lanes)
-        rows = self._rows
-        return tuple(np.where(mask, rows[name], rows.dtype[name].type(0)) for name in ("proxy", "true", "terminated"))
+        found = [self._rows[name].copy() for name in ("proxy", "true", "terminated")]
+        if len(lanes) < self.num_envs:
+            for values in found:
+                values[~mask] = 0
+        return tuple(found)
 
     def _truncated(self) -> np.ndarray:
         return self._rows["truncated"].copy()
@@ -207,7 +210,7 @@ class ProgramVectorEnv(VectorEnv):
         out[mask] = self.observation[mask]
 
     def _metrics(self) -> dict[str, np.ndarray]:
-        return {name: self._rows["metrics"][:, k].copy() for k, name in enumerate(self.metric_names)}
+        return dict(zip(self.metric_names, self._rows["metrics"].T.copy(), strict=True))
 
     def _render(self, lane: int) -> Any:
         self._start()
@@ -227,6 +230,8 @@ class ProgramVectorEnv(VectorEnv):
 
     def _keep(self, lanes: np.ndarray) -> None:
         """Take over what the lanes answered."""
+        if len(lanes) == self.num_envs:
+            lanes = slice(None)  # the same without copies
         rows = self._rows[lanes]
         self.observation[lanes], self.controller[lanes] = rows["observation"], rows["base_action"]
         self.has_controller[lanes] = rows["has_base"]

@@ -161,11 +161,10 @@ class Merge:
         self.vehicles, self.slots, self.arrived = {}, [], 0
         self.queue.clear()
         self._inflow, self._now = Inflow(self._flows, seed), 0
-        self._simulate()
+        self.simulate()
         for i, route in enumerate(("highway", "last")):
             api.vehicle.add(f"human_{i}", route, typeID="human", departLane="0", departPos="0", departSpeed="0")
-        self._simulate()
-        self._read()
+        self._read(self.simulate())
 
     def step(self, accelerations: list[float], steps: int) -> bool:
         """`steps` steps of SUMO with the slots' accelerations (m/s2); ends early, and returns true, if vehicles crash."""
@@ -180,14 +179,21 @@ class Merge:
                     slow_down(vehicle.id, max(vehicle.speed + acceleration * dt, 0.0), 1e-3)
             if self._late:
                 self._assign()
-            self._simulate()
-            self._read()
+            self._read(self.simulate())
             if self._sim.getStartingTeleportNumber() != 0:
                 crashed = True
                 break
         if not self._late:
             self._assign()
         return crashed
+
+    def simulate(self) -> list[str]:
+        """A step of SUMO; who has entered in it, in order."""
+        self._inflow.offer(self._now, self._vehicle)
+        self.api.simulationStep()
+        self._now += self._milliseconds
+        names = self._sim.getDepartedIDList()
+        return self._inflow.entered(names) if names else []
 
     def x(self, vehicle: Vehicle) -> float:
         """m on flow's axis; inside a junction the junction's beginning."""
@@ -216,29 +222,22 @@ class Merge:
             if not vehicle.gone:
                 self.slots.append(vehicle)
 
-    def _simulate(self) -> None:
-        """A step of SUMO."""
-        self._inflow.offer(self._now, self._vehicle)
-        self.api.simulationStep()
-        self._now += self._milliseconds
-
-    def _read(self) -> None:
-        """What the last step changed."""
+    def _read(self, entered: list[str]) -> None:
+        """What the last step, in which `entered` did so, has changed."""
         api, vehicles = self._vehicle, self.vehicles
         for id in self._sim.getArrivedIDList():
             if id in vehicles:
                 vehicles.pop(id).gone = True
                 self.arrived += 1
-        entered = []
-        departed = self._sim.getDepartedIDList()
-        for id in self._inflow.entered(departed) if departed else ():
+        queued = []
+        for id in entered:
             vehicle = vehicles[id] = Vehicle(id, api.getTypeID(id) == "rl")
             vehicle.length = api.getLength(id)
             api.setSpeedMode(id, _SPEED_MODE)
             api.setLaneChangeMode(id, _LANE_CHANGE_MODE)
             if vehicle.controllable:
-                entered.append(vehicle)
-        self.queue.extend(sorted(entered, key=lambda v: v.id))
+                queued.append(vehicle)
+        self.queue.extend(sorted(queued, key=lambda v: v.id))
         (get_speed, get_road, get_leader), dt = self._questions, self.sim_step
         if not self._remember:
             for vehicle in vehicles.values():
