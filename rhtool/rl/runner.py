@@ -24,6 +24,10 @@ from rhtool.envs.base import Env
 from rhtool.rl.lane_policy import can_act
 from rhtool.rl.policy import Policy
 
+AHEAD = 1000
+"""steps that lanes that are processes make by themselves at a time: at its end some core waits for the last lane, and what they did is
+collected while the lanes of another policy make theirs"""
+
 
 @dataclass
 class Rollout:
@@ -124,11 +128,12 @@ class BatchedEnvRunner(EnvRunner):
         terms = np.empty((*size, len(self.env.reward_terms)))
         terminated, truncated = np.empty(size, bool), np.empty(size, bool)
         finals, ended, running = [], [], self._running
-        ahead = self._go_ahead(steps, explore)
+        ahead = self.env.lane_is_a_process and can_act(policy.config)
         for t in range(steps):
             obs[t] = self._obs
-            if ahead is not None:
-                actions[t] = ahead[t]
+            if ahead:
+                if t % AHEAD == 0:
+                    actions[t : t + AHEAD] = self._go_ahead(min(AHEAD, steps - t), explore)
             else:
                 inputs[t] = policy.dist_inputs(self._obs)
                 actions[t] = distribution.sample(inputs[t], self.generator) if explore else distribution.mode(inputs[t])
@@ -149,7 +154,7 @@ class BatchedEnvRunner(EnvRunner):
                 for values in running.values():
                     values[done] = 0
             self._obs = _flat(next_obs)
-        if ahead is not None:
+        if ahead:
             inputs = policy.dist_inputs(obs.flatten(0, 1)).view_as(inputs)
         self.num_env_steps_sampled_lifetime += steps * lanes
         return Rollout(
@@ -167,11 +172,9 @@ class BatchedEnvRunner(EnvRunner):
             episodes=self._episodes(ended),
         )
 
-    def _go_ahead(self, steps: int, explore: bool) -> Tensor | None:
-        """The actions (T, B, …) of lanes that have made their steps by themselves, for `step` to collect; None where lanes are
-        not processes, which would spend more time on being woken for each step than on a policy of their own."""
-        if not (self.env.lane_is_a_process and can_act(self.policy.config)):
-            return None
+    def _go_ahead(self, steps: int, explore: bool) -> Tensor:
+        """The actions (T, B, …) of lanes that have made their steps by themselves, for `step` to collect: lanes that are processes
+        spend more time on being woken for each step than on a policy of their own."""
         if self._folder is None:
             self._folder = tempfile.TemporaryDirectory(prefix="rhtool-policy-")
         self.policy.save(Path(self._folder.name))
