@@ -76,8 +76,8 @@ def library() -> Any:
 
 
 def bare(domain: Any, name: str) -> Any:
-    """The function `name` of `api.vehicle` and the like; with libsumo without the Python around it, which takes a third of the
-    time of a short question. (Two such functions differ: `getLeader` and `getFollower` answer `("", -1)` for None.)"""
+    """The function `name` of `api.vehicle` and the like; with libsumo without the Python around it, a good part of what a short
+    question costs. (Two such functions differ: `getLeader` and `getFollower` answer `("", -1)` for None.)"""
     module = sys.modules[domain.__module__] if isinstance(domain, type) else None
     return getattr(
         getattr(module, "_libsumo", None), f"{getattr(domain, '__name__', '')}_{name}", getattr(domain, name)

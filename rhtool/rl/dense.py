@@ -58,7 +58,7 @@ class _Dense(torch.autograd.Function):
             grad = torch.ops.aten.leaky_relu_backward(grad, y, numbers[0], True)
         grad = grad.contiguous()
         of_x = product(grad, weight.t()) if ctx.needs_input_grad[0] else None
-        # oneDNN is up to five times slower where the second factor is the narrower.
+        # oneDNN is several times slower where the second factor is much the narrower.
         of_weight = product(x.t(), grad.t()).t() if x.shape[1] < grad.shape[1] else product(grad.t(), x.t())
         return of_x, of_weight, grad.sum(0), None, None
 
